@@ -1,0 +1,120 @@
+"""What a video task is: clips, labels, a frozen dense model, a loss and a metric.
+
+A task knows nothing of eventful inference or of policies. It supplies a `timm` vision transformer whose
+`forward` returns what the task scores (for dense prediction the model's `head` is a token-wise module), so that
+`eventful.wrap(task.model, policy)` can stand in for it everywhere.
+
+Shape suffixes: B streams, T frames, C channels, H height, W width, N tokens, D channels of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Target = Mapping[str, Tensor]
+"""Labels of one frame. Detection: `boxes` (K, 4) xyxy in pixels of the frame, `labels` (K,) int64."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one video, with a label for each frame if the task has labels.
+
+    Attributes:
+        name: Unique within the task; evaluation resamples whole clips by it.
+        frames_THWC: uint8 RGB frames (T, H, W, 3), a tensor or a memory-mapped array wrapped by
+            `torch.from_numpy`.
+        targets: One `Target` a frame, or empty for label-free tasks.
+        fps: Frames per second of the recording.
+        tags: Free facts for grouping results, such as `{"map": "MAP03", "camera": "moving"}`.
+    """
+
+    name: str
+    frames_THWC: Tensor
+    targets: Sequence[Target] = ()
+    fps: float = 25.0
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.frames_THWC.shape[0]
+
+
+class Metric(Protocol):
+    """Accumulates predictions clip by clip, so that evaluation can bootstrap over clips."""
+
+    def update(self, clip: str, outputs: Any, targets: Sequence[Target]) -> None:
+        """Adds model outputs (B first) of frames of the clip with that name and their labels."""
+
+    def compute(self, clips: Sequence[str] | None = None) -> float:
+        """The metric over the named clips (with repetition, for the bootstrap) or over all of them."""
+
+
+@runtime_checkable
+class VideoTask(Protocol):
+    """A place where decisions are scored.
+
+    Attributes:
+        name: Short name, as in `task=NAME`.
+        model: The frozen dense model, in eval mode, parameters without gradients.
+        metric_name: What `metric()` computes, such as `mAP50`; higher is better.
+        class_names: Names of the predicted classes, empty if there are none.
+    """
+
+    name: str
+    model: nn.Module
+    metric_name: str
+    class_names: Sequence[str]
+
+    def clips(self, split: str) -> Sequence[Clip]:
+        """Clips of a split (`train`, `val`, `test` and task-specific ones).
+
+        Raises:
+            ValueError: If the task has no such split; the message names those it has.
+        """
+
+    def preprocess(self, frames_BHWC: Tensor) -> Tensor:
+        """uint8 RGB frames (B, H, W, 3) of any size to model input (B, 3, H', W'), on the frames' device."""
+
+    def loss(self, outputs: Any, targets: Sequence[Target]) -> Tensor:
+        """Differentiable task loss of each stream (B,) for model outputs and labels."""
+
+    def metric(self) -> Metric:
+        """A fresh accumulator of the task's metric."""
+
+    def predictions(self, outputs: Any, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
+        """Model outputs as plain data, one list a stream, for JSON lines and overlays.
+
+        Args:
+            outputs: What `model(frame)` returned.
+            frame_size: (height, width) of the original frame, to which boxes are scaled.
+
+        Returns:
+            For detection, dicts with `box` [x1, y1, x2, y2], `label` (class name) and `score`.
+        """
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Puts a model into eval mode and switches its gradients off, in place."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def token_distance(features_BND: Tensor, dense_BND: Tensor, worst: int = 20) -> tuple[Tensor, Tensor]:
+    """Distance of eventful features to the dense model's on the same frame: 1 - cosine per token.
+
+    Args:
+        features_BND: Final tokens of the eventful model.
+        dense_BND: Final tokens of the dense model.
+        worst: How many of the worst tokens the second figure averages.
+
+    Returns:
+        The mean over all tokens and the mean over the `worst` largest, both of shape (B,).
+    """
+    distance_BN = 1 - torch.cosine_similarity(features_BND.float(), dense_BND.float(), dim=-1)
+    return distance_BN.mean(1), distance_BN.topk(min(worst, distance_BN.shape[1]), dim=1).values.mean(1)
