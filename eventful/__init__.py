@@ -1,1 +1,22 @@
+"""Eventful vision transformers: state between frames, and updates for the tokens that changed.
 
+>>> model = eventful.wrap(vit, policy=policies.TopR(r=64))
+>>> for frame in frames:
+...     out = model(frame)
+"""
+
+from eventful.errors import EventfulError, StreamError, UnsupportedModel
+from eventful.ledger import FrameMacs
+from eventful.model import EventfulModel, drive, wrap
+from eventful.state import StreamState
+
+__all__ = [
+    "EventfulError",
+    "EventfulModel",
+    "FrameMacs",
+    "StreamError",
+    "StreamState",
+    "UnsupportedModel",
+    "drive",
+    "wrap",
+]

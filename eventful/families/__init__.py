@@ -1,0 +1,24 @@
+"""Model families that can be made eventful. `adapt` finds the one that a model belongs to."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from eventful.backbone import Backbone
+from eventful.errors import UnsupportedModel
+from eventful.families.vit import ViTBackbone
+
+_FAMILIES: tuple[type[ViTBackbone], ...] = (ViTBackbone,)
+
+
+def adapt(vit: nn.Module) -> Backbone:
+    """The model as a `Backbone`.
+
+    Raises:
+        UnsupportedModel: Naming the part of the model that is in the way.
+    """
+    for family in _FAMILIES:
+        if family.takes(vit):
+            return family(vit)
+    names = ", ".join(family.title for family in _FAMILIES)
+    raise UnsupportedModel(f"{type(vit).__module__}.{type(vit).__name__} is none of the supported families: {names}")

@@ -1,0 +1,97 @@
+"""`timm.models.VisionTransformer`: ViT, DeiT, DINOv2 (with registers), CLIP and SigLIP image towers.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), composed from timm's own submodules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import Attention
+from timm.models.vision_transformer import Block as TimmBlock
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from eventful.attention import QKV, GlobalAttention
+from eventful.backbone import Backbone
+from eventful.block import Block
+from eventful.errors import UnsupportedModel
+from eventful.ledger import linear_macs
+from eventful.rows import Rows
+
+
+class ViTBackbone(Backbone):
+    """A plain vision transformer with pre-norm blocks and global attention."""
+
+    title = "timm VisionTransformer"
+
+    @staticmethod
+    def takes(vit: nn.Module) -> bool:
+        """Whether the model belongs to this family."""
+        return isinstance(vit, VisionTransformer)
+
+    def __init__(self, vit: nn.Module) -> None:
+        if not isinstance(vit, VisionTransformer):
+            raise UnsupportedModel(f"{type(vit).__name__} is not a {self.title}")
+        if not isinstance(vit.patch_drop, nn.Identity):
+            raise UnsupportedModel("patch_drop: a model that drops patch tokens has no fixed set of tokens")
+        self.vit: VisionTransformer = vit
+        self.dim, self.prefix = vit.embed_dim, vit.num_prefix_tokens
+        self.blocks = [adapt_block(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See `Backbone.grid`."""
+        return self.vit.patch_embed.dynamic_feat_size(size)
+
+    def embed(self, frame: Tensor) -> Tensor:
+        """See `Backbone.embed`."""
+        return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(frame)))
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """See `Backbone.finish`."""
+        return self.vit.norm(tokens)
+
+    def features(self, tokens_BND: Tensor, size: tuple[int, int]) -> Tensor:
+        """See `Backbone.features`."""
+        return tokens_BND
+
+    def head(self, features: Tensor) -> Any:
+        """See `Backbone.head`."""
+        return self.vit.forward_head(features)
+
+
+def adapt_block(block: nn.Module, where: str) -> Block:
+    """A timm pre-norm block with plain attention, taken apart.
+
+    Raises:
+        UnsupportedModel: Naming the submodule that is in the way.
+    """
+    if type(block) is not TimmBlock:
+        raise UnsupportedModel(f"{where}: {type(block).__name__} is not a plain pre-norm Block")
+    attn = block.attn
+    if type(attn) is not Attention:
+        raise UnsupportedModel(f"{where}.attn: {type(attn).__name__} is not timm's plain Attention")
+    if getattr(attn, "gate", None) is not None:
+        raise UnsupportedModel(f"{where}.attn.gate: gated attention outputs are not supported")
+
+    def qkv(tokens: Tensor, rows: Rows) -> QKV:
+        q, k, v = attn.qkv(tokens).unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
+        return attn.q_norm(q), attn.k_norm(k), v
+
+    def proj(out: Tensor) -> Tensor:
+        return block.ls1(attn.proj(attn.norm(out)))
+
+    def mlp(tokens: Tensor) -> Tensor:
+        return block.ls2(block.mlp(tokens))
+
+    return Block(
+        norm1=block.norm1,
+        qkv=qkv,
+        attention=GlobalAttention(attn.num_heads, attn.head_dim, attn.scale),
+        proj=proj,
+        norm2=block.norm2,
+        mlp=mlp,
+        qkv_macs=linear_macs(attn.qkv),
+        proj_macs=linear_macs(attn.proj),
+        mlp_macs=linear_macs(block.mlp),
+    )

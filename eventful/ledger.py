@@ -1,0 +1,84 @@
+"""Multiply-accumulates of one frame, itemised by operation, for every stream.
+
+The code that does the work states its cost here at the moment it does it, so that data-dependent work (ragged
+selections, touched windows, refreshed rows) is counted as it happened. Amounts may be tensors that carry gradients:
+the same formulas are then the differentiable cost of a masked rollout.
+
+Operations: `embed` (patch embedding), `token_wise` (linear layers of the blocks), `qk` and `av` (attention products),
+`merge` (bringing attention outputs up to date), `bias` (relative positions), `gates` (error norms), `policy`, `head`.
+
+Shape suffixes: B streams, N tokens, M selected tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eventful.rows import Counts
+
+Amount = float | Counts
+
+
+@dataclass(frozen=True)
+class FrameMacs:
+    """MACs of one frame.
+
+    Attributes:
+        total: Per stream (B,), float64.
+        dense_B: What the dense model spends on a frame, per stream (B,), float64.
+        by_operation: Per stream (B,) for each operation.
+    """
+
+    total: Tensor
+    dense_B: Tensor
+    by_operation: dict[str, Tensor]
+
+    @property
+    def dense(self) -> float:
+        """What the dense model spends on a frame of one stream."""
+        return float(self.dense_B[0])
+
+    @property
+    def ratio(self) -> Tensor:
+        """Share of the dense MACs (B,)."""
+        return self.total / self.dense_B
+
+
+class MacLedger:
+    """Collects the MACs of a frame of B streams.
+
+    Args:
+        streams: B.
+        dense: MACs of the dense model per frame and stream.
+    """
+
+    def __init__(self, streams: int, dense: float) -> None:
+        self._streams, self._dense = streams, dense
+        self._amounts: dict[str, Amount] = {}
+
+    def add(self, operation: str, amount: Amount) -> None:
+        """Adds MACs, a number for all streams alike or one for each."""
+        self._amounts[operation] = self._amounts.get(operation, 0.0) + amount
+
+    def report(self) -> FrameMacs:
+        """The sums. Amounts that carry gradients keep them."""
+        by_operation = {name: self._per_stream(amount) for name, amount in self._amounts.items()}
+        dense_B = torch.full((self._streams,), self._dense, dtype=torch.float64)
+        device = next((x.device for x in by_operation.values() if x.device.type != "cpu"), dense_B.device)
+        total = sum((x.to(device) for x in by_operation.values()), torch.zeros_like(dense_B, device=device))
+        return FrameMacs(total, dense_B.to(device), by_operation)
+
+    def _per_stream(self, amount: Amount) -> Tensor:
+        if isinstance(amount, Tensor):
+            return amount.double().expand(self._streams)
+        return torch.from_numpy(np.full(self._streams, amount, dtype=np.float64))
+
+
+def linear_macs(*modules: nn.Module | None) -> float:
+    """MACs per token of the linear layers in token-wise modules."""
+    layers = (m for module in modules if module is not None for m in module.modules())
+    return float(sum(m.in_features * m.out_features for m in layers if isinstance(m, nn.Linear)))

@@ -1,0 +1,254 @@
+"""`wrap`: a vision transformer that updates only the tokens its policy selects.
+
+Eventful Transformers (Dutson, Li, Gupta, ICCV 2023), section 3. The wrapped model shares the weights of the given one.
+
+Shape suffixes: B streams, N tokens, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from eventful.backbone import Backbone
+from eventful.errors import StreamError
+from eventful.families import adapt
+from eventful.ledger import FrameMacs
+from eventful.pipeline import FrameRun, through_frame, through_gates
+from eventful.plan import AttentionMode, FramePlan, GatePosition, Granularity, Options, Reference, make_plan
+from eventful.state import BlockState, StreamState
+from policies.protocol import GateObservation, Layout, Policy, Selection
+
+Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
+Result = TypeVar("Result")
+
+
+def wrap(
+    vit: nn.Module,
+    policy: Policy,
+    granularity: Granularity = "gate",
+    attention: AttentionMode = "exact",
+    reference: Reference = "updated",
+    gate_position: GatePosition = "after_norm",
+) -> EventfulModel:
+    """Makes a vision transformer eventful.
+
+    Args:
+        vit: A supported `timm` model. Its weights are shared, not copied; dropout is never applied.
+        policy: Chooses the tokens; can be replaced between two frames.
+        granularity: `gate`, three decisions in every block, or `frame`, one decision for the whole network.
+        attention: `exact`, a streaming update that equals dense attention on the buffers; `recompute`, dense
+            attention from the buffers. Only with granularity "gate".
+        reference: Errors against each token's last update (`updated`) or the previous frame (`previous`, STGT).
+        gate_position: Where the qkv and MLP gates sit relative to their layer norm.
+
+    Returns:
+        A module that is called with frames (B, 3, H, W), one of each of B independent streams.
+
+    Raises:
+        UnsupportedModel: Naming the part of the model that is in the way.
+        ValueError: If an option has a value that does not exist.
+    """
+    return EventfulModel(adapt(vit), policy, Options(granularity, attention, reference, gate_position))
+
+
+class EventfulModel(nn.Module):
+    """A vision transformer with state; see `wrap`."""
+
+    def __init__(self, backbone: Backbone, policy: Policy, options: Options) -> None:
+        super().__init__()
+        self.vit = backbone.vit
+        self.options = options
+        # Neither of these belongs into the state_dict of the backbone.
+        self.__dict__["_backbone"] = backbone
+        self.__dict__["_policy"] = policy
+        self._state: StreamState | None = None
+        self._plans: dict[tuple[Any, ...], FramePlan] = {}
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in charge."""
+        return self.__dict__["_policy"]
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self.__dict__["_policy"] = policy
+        if self._state is not None:
+            self._state.memory = {}
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model's parts."""
+        return self.__dict__["_backbone"]
+
+    @property
+    def state(self) -> StreamState | None:
+        """State of the streams after the last frame, None before the first."""
+        return self._state
+
+    @state.setter
+    def state(self, state: StreamState | None) -> None:
+        self._state = state
+
+    @property
+    def macs(self) -> FrameMacs:
+        """MACs of the last frame.
+
+        Raises:
+            StreamError: Before the first frame.
+        """
+        if self._state is None or self._state.macs is None:
+            raise StreamError("no frame has been processed since the last reset, so there are no MACs to report")
+        return self._state.macs
+
+    def reset(self, streams: Sequence[int] | None = None) -> None:
+        """Makes the next frame a flush, for all streams or for those with the given indices.
+
+        Raises:
+            IndexError: If there is no such stream.
+        """
+        if streams is None or self._state is None:
+            self._state = None
+            return
+        for stream in streams:
+            if not 0 <= stream < self._state.streams:
+                raise IndexError(f"there is no stream {stream}; there are {self._state.streams}")
+        flush_B = self._state.flush_B.clone()
+        flush_B[list(streams)] = True
+        self._state.flush_B = flush_B
+
+    def forward(self, frame: Tensor) -> Any:
+        """What the wrapped model returns for a frame (B, 3, H, W); see `step` for errors."""
+        return self.backbone.head(self.forward_features(frame))
+
+    def forward_features(self, frame: Tensor) -> Tensor:
+        """What the wrapped model's `forward_features` returns."""
+        features, self._state = self.step_features(frame, self._state)
+        return features
+
+    def step(self, frame: Tensor, state: StreamState | None, masked: bool = False) -> tuple[Any, StreamState]:
+        """One frame without hidden state.
+
+        Args:
+            frame: (B, 3, H, W), B independent streams.
+            state: What the preceding step returned, None for a flush. Packed execution edits its buffers in place:
+                go on with the returned state, or pass `state.clone()` to keep the old one.
+            masked: Compute every token and blend by the mask: static shapes, differentiable.
+
+        Returns:
+            What the wrapped model returns, and the new state, whose `macs` are this frame's.
+
+        Raises:
+            StreamError: If the frame does not fit the state, or has NaN or infinite pixels.
+        """
+        features, state = self.step_features(frame, state, masked)
+        return self.backbone.head(features), state
+
+    def step_features(
+        self, frame: Tensor, state: StreamState | None, masked: bool = False
+    ) -> tuple[Tensor, StreamState]:
+        """`step`, ending at what `forward_features` returns."""
+        return drive(self.decisions(frame, state, masked), self.policy.select)
+
+    def decisions(self, frame: Tensor, state: StreamState | None, masked: bool = False) -> Step:
+        """One frame as a generator, for whoever wants to decide outside of a `Policy`.
+
+        Yields:
+            A `GateObservation` at each gate, in order; nothing on a flush. It is sent a `Selection`.
+
+        Returns:
+            The features and the new state (the value of `StopIteration`).
+
+        Raises:
+            StreamError: If the frame does not fit the state, or has NaN or infinite pixels.
+        """
+        if masked:
+            return self._decisions(frame, state, masked=True)
+        return torch.no_grad()(self._decisions)(frame, state, masked=False)
+
+    def layout(self, frame: Tensor) -> Layout:
+        """What policies are told about this model on frames like this one (B, 3, H, W)."""
+        return self._plan(frame).layout
+
+    def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
+        _check_frame(frame, state)
+        size = (frame.shape[-2], frame.shape[-1])
+        plan = self._plan(frame)
+        flush = state is None or bool(state.flush_B.all())
+        state = self._fresh(frame, state) if flush or state is None else _usable(state)
+        run = FrameRun(plan, self.options, state, flush, masked)
+        tokens_BND = self.backbone.embed(frame)
+        if self.options.granularity == "gate":
+            out_BND = yield from through_gates(run, self.backbone.blocks, tokens_BND)
+            features_BND = self.backbone.finish(out_BND)
+        else:
+            rows, tokens = yield from through_frame(run, self.backbone.blocks, tokens_BND)
+            if not rows.empty:
+                state.features_BND = rows.put(state.features_BND, self.backbone.finish(tokens))
+            # The buffer is edited in place by the next frame; what the caller holds must not change.
+            features_BND = state.features_BND.clone()  # type: ignore[union-attr]
+        state.frame += 1
+        state.flush_B = torch.zeros_like(state.flush_B)
+        state.macs = run.ledger.report()
+        return self.backbone.features(features_BND, size), state
+
+    def _fresh(self, frame: Tensor, state: StreamState | None) -> StreamState:
+        """A state without buffers; frame numbers go on."""
+        flush_B = torch.ones(frame.shape[0], dtype=torch.bool, device=frame.device)
+        size = (frame.shape[-2], frame.shape[-1])
+        blocks = [BlockState() for _ in self.backbone.blocks]
+        return StreamState(blocks, flush_B, size, frame=0 if state is None else state.frame)
+
+    def _plan(self, frame: Tensor) -> FramePlan:
+        key = (frame.shape[-2], frame.shape[-1], id(self.policy))
+        if key not in self._plans:
+            if len(self._plans) > 32:
+                self._plans.clear()
+            self._plans[key] = make_plan(self.backbone, self.options, frame, self.policy)
+        return self._plans[key]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
+        """Moves and casts the policy and the state together with the weights."""
+        super()._apply(fn, recurse)
+        if isinstance(self.policy, nn.Module):
+            self.policy._apply(fn)
+        if self._state is not None:
+            weight = next(self.vit.parameters())
+            self._state = self._state.to(weight.device, weight.dtype)
+        return self
+
+
+def drive(generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]) -> Result:
+    """Runs a generator of decisions to its end and returns its result."""
+    try:
+        observation = next(generator)
+        while True:
+            observation = generator.send(decide(observation))
+    except StopIteration as stop:
+        return stop.value
+
+
+def _check_frame(frame: Tensor, state: StreamState | None) -> None:
+    if frame.dim() != 4:
+        raise StreamError(f"a frame must be (streams, channels, height, width), got shape {tuple(frame.shape)}")
+    if not torch.isfinite(frame.sum(dtype=torch.float32)):
+        raise StreamError("the frame has NaN or infinite pixels")
+    if state is None:
+        return
+    if frame.shape[0] != state.streams:
+        raise StreamError(f"the frame has {frame.shape[0]} streams, the state {state.streams}; reset() or select() first")
+    size = (frame.shape[-2], frame.shape[-1])
+    if size != state.size:
+        raise StreamError(
+            f"the frame is {size[0]}x{size[1]}, the frames of this stream were {state.size[0]}x{state.size[1]}: "
+            "reset() before a change of size"
+        )
+
+
+def _usable(state: StreamState) -> StreamState:
+    """A state whose containers can be filled anew, and whose tensors can be edited in the current grad mode."""
+    leave_inference = not torch.is_inference_mode_enabled()
+    return state.map(lambda x: x.clone() if leave_inference and x.is_inference() else x)

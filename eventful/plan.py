@@ -1,0 +1,115 @@
+"""How a model runs (`Options`), and what is fixed once the frame size is known (`FramePlan`).
+
+Shape suffixes: B streams, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from eventful.backbone import Backbone
+from eventful.ledger import MacLedger
+from policies.protocol import Granularity, Layout, Policy
+
+AttentionMode = Literal["exact", "recompute"]
+Reference = Literal["updated", "previous"]
+GatePosition = Literal["after_norm", "before_norm"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ways to run an eventful model; see `eventful.wrap`.
+
+    Raises:
+        ValueError: If an option has a value that does not exist; the message names those that do.
+    """
+
+    granularity: Granularity = "gate"
+    attention: AttentionMode = "exact"
+    reference: Reference = "updated"
+    gate_position: GatePosition = "after_norm"
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "granularity": Granularity,
+            "attention": AttentionMode,
+            "reference": Reference,
+            "gate_position": GatePosition,
+        }
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """Sizes and costs for one frame size.
+
+    Attributes:
+        layout: What policies are told.
+        dense: MACs of the dense model per frame.
+        embed: MACs of the patch embedding.
+        head: MACs of everything after the blocks.
+        policy: MACs of the policy per gate, beyond the error norm.
+    """
+
+    layout: Layout
+    dense: float
+    embed: float
+    head: float
+    policy: float
+
+
+GATES_PER_BLOCK = 3
+
+
+def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Policy) -> FramePlan:
+    """Measures the model on one blank frame and works out what selections cost."""
+    size = (frame.shape[-2], frame.shape[-1])
+    grid = backbone.grid(size)
+    tokens = backbone.prefix + grid[0] * grid[1]
+    embed, head = backbone.measure(frame)
+    dense = _dense_macs(backbone, tokens) + embed + head
+    gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(backbone.blocks)
+    layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
+    policy_macs = policy.macs(layout)
+    shares = _shares(backbone, options, layout, dense, embed + head + gates * policy_macs)
+    return FramePlan(
+        Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares),
+        dense,
+        embed,
+        head,
+        policy_macs,
+    )
+
+
+def _dense_macs(backbone: Backbone, tokens: int) -> float:
+    ledger = MacLedger(1, 1.0)
+    for block in backbone.blocks:
+        ledger.add("token_wise", tokens * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        block.attention.count_dense(ledger, float(tokens), tokens)
+    return float(ledger.report().total[0])
+
+
+def _shares(
+    backbone: Backbone, options: Options, layout: Layout, dense: float, fixed: float
+) -> tuple[float, ...]:
+    """Share of the dense MACs when every gate selects M tokens, for M = 0..N: one virtual stream per M."""
+    counts = np.arange(layout.tokens + 1, dtype=np.float64)
+    ledger = MacLedger(len(counts), dense)
+    ledger.add("fixed", fixed)
+    ledger.add("gates", float(layout.gates * layout.tokens * layout.dim))
+    for block in backbone.blocks:
+        ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        if options.granularity == "frame":
+            block.attention.count_dense(ledger, counts, layout.tokens)
+        elif options.attention == "exact":
+            block.attention.count_exact(ledger, counts, layout.tokens)
+        else:
+            block.attention.count_dense(ledger, float(layout.tokens), layout.tokens)
+    return tuple(np.maximum.accumulate(ledger.report().ratio.numpy()).tolist())

@@ -1,0 +1,199 @@
+"""What an eventful model remembers of its streams: an explicit, typed tree of tensors.
+
+Every tensor has the streams as its first dimension, so that states can be cloned for search, detached for truncated
+backpropagation, moved, and split and joined along the streams.
+
+Shape suffixes: B streams, N tokens, D channels, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eventful.ledger import FrameMacs
+
+
+@dataclass
+class GateState:
+    """Of one gate.
+
+    Attributes:
+        reference_BND: Tokens as they were last sent on (section 3.1, u); with `reference="previous"`, the
+            tokens of the preceding frame.
+        stamp_BN: Frame number at which each token was last updated, int32.
+    """
+
+    reference_BND: Tensor
+    stamp_BN: Tensor
+
+
+@dataclass
+class AttentionState:
+    """Buffers of one attention layer.
+
+    Attributes:
+        q_BNHd: Queries; None with granularity "frame", which never needs old ones.
+        k_BNHd: Keys, with positions already applied.
+        v_BNHd: Values.
+        out_BNHd: Attention outputs, float32 (`attention="exact"` only).
+        lse_BNH: Log-sum-exp of each row of logits, float32 (`attention="exact"` only).
+    """
+
+    q_BNHd: Tensor | None = None
+    k_BNHd: Tensor | None = None
+    v_BNHd: Tensor | None = None
+    out_BNHd: Tensor | None = None
+    lse_BNH: Tensor | None = None
+
+
+@dataclass
+class BlockState:
+    """Of one transformer block.
+
+    Attributes:
+        gates: The states of the qkv, proj and mlp gates (granularity "gate").
+        attention: Attention buffers.
+        proj_BND: Token buffer after the output projection.
+        mlp_BND: Token buffer after the MLP.
+    """
+
+    gates: dict[str, GateState] = field(default_factory=dict)
+    attention: AttentionState = field(default_factory=AttentionState)
+    proj_BND: Tensor | None = None
+    mlp_BND: Tensor | None = None
+
+
+@dataclass
+class StreamState:
+    """Of B streams between two frames.
+
+    Attributes:
+        blocks: One state per transformer block.
+        frame_gate: The one gate of granularity "frame", else None.
+        features_BND: Final tokens of the preceding frame (granularity "frame"), else None.
+        flush_B: Streams whose next frame is a flush.
+        macs: Of the preceding frame.
+        memory: What the policy remembers.
+        frame: Number of frames seen.
+        size: (height, width) of the frames.
+    """
+
+    blocks: list[BlockState]
+    flush_B: Tensor
+    size: tuple[int, int]
+    macs: FrameMacs | None = None
+    frame_gate: GateState | None = None
+    features_BND: Tensor | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    frame: int = 0
+
+    @property
+    def streams(self) -> int:
+        """B."""
+        return self.flush_B.shape[0]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> StreamState:
+        """A new state with the function applied to every tensor."""
+        return _map(self, function)
+
+    def clone(self) -> StreamState:
+        """An independent copy, which runs on without touching this one."""
+        return self.map(torch.Tensor.clone)
+
+    def detach(self) -> StreamState:
+        """The same values without their gradient history."""
+        return self.map(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamState:
+        """Moves all tensors; `dtype` applies to tokens and buffers.
+
+        Attention sums and log-sum-exps stay in float32; masks, frame numbers and MACs keep their types.
+        """
+
+        def move(tensor: Tensor, name: str) -> Tensor:
+            keep = not tensor.is_floating_point() or name in _FLOAT32 or tensor.dtype == torch.float64
+            return tensor.to(device=device, dtype=None if keep else dtype)
+
+        return _map_named(self, move, "")
+
+    def select(self, streams: Sequence[int]) -> StreamState:
+        """The state of some of the streams, in the given order (repetition allowed)."""
+        index = torch.as_tensor(streams, dtype=torch.long, device=self.flush_B.device)
+        return self.map(lambda tensor: tensor.index_select(0, index))
+
+    @staticmethod
+    def cat(states: Sequence[StreamState]) -> StreamState:
+        """Joins the streams of several states of the same model, mode and frame size.
+
+        Raises:
+            ValueError: If the states do not fit together.
+        """
+        if not states:
+            raise ValueError("cat needs at least one state")
+        if any(state.size != states[0].size for state in states):
+            raise ValueError(f"states of different frame sizes: {sorted({s.size for s in states})}")
+        newest = max(state.frame for state in states)
+        aligned = [state._advance(newest - state.frame) for state in states]
+        return _cat(aligned)
+
+    def nbytes(self) -> int:
+        """Bytes held by all tensors."""
+        total = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.numel() * tensor.element_size()
+            return tensor
+
+        self.map(count)
+        return total
+
+    def _advance(self, frames: int) -> StreamState:
+        """Shifts the frame counter, so that ages stay the same."""
+        shifted = _map_named(self, lambda tensor, name: tensor + frames if name == "stamp_BN" else tensor, "")
+        shifted.frame += frames
+        return shifted
+
+
+_FLOAT32 = {"out_BNHd", "lse_BNH"}
+
+
+def _map(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    return _map_named(node, lambda tensor, _: function(tensor), "")
+
+
+def _map_named(node: Any, function: Callable[[Tensor, str], Tensor], name: str) -> Any:
+    if isinstance(node, Tensor):
+        return function(node, name)
+    if isinstance(node, list):
+        return [_map_named(item, function, name) for item in node]
+    if isinstance(node, dict):
+        return {key: _map_named(item, function, key) for key, item in node.items()}
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        names = [f.name for f in dataclasses.fields(node)]
+        return type(node)(**{n: _map_named(getattr(node, n), function, n) for n in names})
+    return node
+
+
+def _cat(nodes: Sequence[Any]) -> Any:
+    first = nodes[0]
+    if any(type(node) is not type(first) for node in nodes):
+        raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
+    if isinstance(first, Tensor):
+        return torch.cat(list(nodes))
+    if isinstance(first, list):
+        return [_cat(items) for items in zip(*nodes, strict=True)]
+    if isinstance(first, dict):
+        if any(node.keys() != first.keys() for node in nodes):
+            raise ValueError("states whose policies remember different things cannot be joined")
+        return {key: _cat([node[key] for node in nodes]) for key in first}
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        names = [f.name for f in dataclasses.fields(first)]
+        return type(first)(**{n: _cat([getattr(node, n) for node in nodes]) for n in names})
+    return first

@@ -1,0 +1,226 @@
+"""The contract between a gate and a policy: an observation in, a selection of tokens out.
+
+A gate compares its input tokens c with reference tokens u (Eventful Transformers, section 3.1: error e = c - u)
+and asks a policy which tokens to update. Policies are pure functions of the observation: whatever they remember
+between frames lives in `GateObservation.memory`, which belongs to the stream state and travels with it.
+
+Shape suffixes: B streams, N tokens, M selected tokens, D channels, G gates.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Granularity = Literal["gate", "frame"]
+Budget = float | Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a policy may know about the model around it: sizes, and what a selection costs.
+
+    Attributes:
+        tokens: N, prefix tokens included.
+        prefix: How many leading tokens are class or register tokens.
+        grid: (rows, columns) of the patch tokens; rows * columns = tokens - prefix.
+        dim: D, channels of a token at the gates.
+        gates: G, decisions per frame.
+        granularity: `gate` (three decisions per block) or `frame` (one decision).
+        shares: Share of the dense MACs of a whole frame that is spent when every gate selects M tokens,
+            for M = 0..N; non-decreasing, length N + 1.
+    """
+
+    tokens: int
+    prefix: int
+    grid: tuple[int, int]
+    dim: int
+    gates: int
+    granularity: Granularity
+    shares: tuple[float, ...]
+
+    @cached_property
+    def _shares_N(self) -> Tensor:
+        return torch.tensor(self.shares, dtype=torch.float64)
+
+    def count(self, budget: float) -> int:
+        """The number of tokens per gate whose frame costs closest to `budget`, a share of the dense MACs."""
+        return int((self._shares_N - budget).abs().argmin())
+
+    def counts(self, budget_B: Tensor) -> Tensor:
+        """`count` for each stream: budgets (B,) to token counts (B,), int64."""
+        shares = self._shares_N.to(budget_B.device)
+        return (shares - budget_B.double()[:, None]).abs().argmin(1)
+
+    def share(self, count: int) -> float:
+        """Share of the dense MACs when every gate selects `count` tokens."""
+        return self.shares[count]
+
+
+@dataclass(eq=False)
+class GateObservation:
+    """What a policy sees at one gate of one frame, for B streams at once.
+
+    Attributes:
+        layout: Static facts about the model.
+        gate: Index of this gate in the frame, 0 to G - 1.
+        kind: `qkv`, `proj` or `mlp` (granularity "gate"), or `frame`.
+        input_BND: Current tokens c.
+        reference_BND: Reference tokens u: each token when it was last sent on.
+        age_BN: Frames since each token was last updated at this gate, at least 1.
+        previous_BN: Tokens that the preceding gate of this frame selected (bool), None at the first gate.
+        spent_B: Realised share of dense MACs in the preceding frame; 1 after a flush.
+        memory: What the policy remembers about these streams: tensors with B as first dimension. A policy
+            replaces entries (never edits them in place), so that states can be cloned and searched over.
+        output_BND: Each token's last output of the whole network (granularity "frame" only).
+        key_BNHd: Buffered keys of this block (granularity "gate", `proj` gates only).
+        query_BNHd: Buffered queries, likewise.
+    """
+
+    layout: Layout
+    gate: int
+    kind: Literal["qkv", "proj", "mlp", "frame"]
+    input_BND: Tensor
+    reference_BND: Tensor
+    age_BN: Tensor
+    previous_BN: Tensor | None = None
+    spent_B: Tensor | None = None
+    memory: MutableMapping[str, Tensor] = field(default_factory=dict)
+    output_BND: Tensor | None = None
+    key_BNHd: Tensor | None = None
+    query_BNHd: Tensor | None = None
+
+    @cached_property
+    def error_BN(self) -> Tensor:
+        """L2 norm of e = c - u for every token (B, N), float32."""
+        return torch.linalg.vector_norm(self.input_BND - self.reference_BND, dim=-1, dtype=torch.float32)
+
+    @property
+    def streams(self) -> int:
+        """B."""
+        return self.input_BND.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The tokens that a gate updates; exactly one of the two forms is given.
+
+    Attributes:
+        index_BM: Token indices, the same number M for each stream (static shapes).
+        mask_BN: Bool, or float in [0, 1] for relaxed masks that carry gradients (masked execution only).
+    """
+
+    index_BM: Tensor | None = None
+    mask_BN: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.index_BM is None) == (self.mask_BN is None):
+            raise ValueError("a Selection needs exactly one of index_BM and mask_BN")
+
+    @classmethod
+    def top(cls, score_BN: Tensor, r: int, prefix: int = 0) -> Selection:
+        """The r tokens with the highest scores in each stream; prefix tokens come first and count."""
+        r = max(min(r, score_BN.shape[1]), 0)
+        if prefix and r:
+            r = max(r, prefix)
+            score_BN = score_BN.clone()
+            score_BN[:, :prefix] = torch.inf
+        index_BM = score_BN.topk(r, dim=1, sorted=False).indices
+        # Ascending rows make the gathers and scatters that follow walk memory in order.
+        return cls(index_BM=index_BM.sort(dim=1).values)
+
+    @classmethod
+    def top_counts(cls, score_BN: Tensor, r_B: Tensor, prefix: int = 0) -> Selection:
+        """Like `top`, with a count for each stream (B,)."""
+        if prefix:
+            score_BN = score_BN.clone()
+            score_BN[:, :prefix] = torch.inf
+            r_B = torch.where(r_B > 0, r_B.clamp(min=prefix), r_B)
+        rank_BN = score_BN.argsort(dim=1, descending=True).argsort(dim=1)
+        return cls(mask_BN=rank_BN < r_B.to(score_BN.device)[:, None])
+
+    @classmethod
+    def where(cls, mask_BN: Tensor, observation: GateObservation) -> Selection:
+        """A bool mask, with the prefix tokens added.
+
+        Prefix tokens are always brought up to date. A prefix token whose error is exactly zero is left out:
+        updating it would change nothing, so that a static scene costs nothing but its gates.
+        """
+        prefix = observation.layout.prefix
+        if prefix:
+            mask_BN = mask_BN.clone()
+            mask_BN[:, :prefix] = observation.error_BN[:, :prefix] > 0
+        return cls(mask_BN=mask_BN)
+
+    @classmethod
+    def all(cls, observation: GateObservation) -> Selection:
+        """Every token of every stream."""
+        return cls.full(observation, True)
+
+    @classmethod
+    def none(cls, observation: GateObservation) -> Selection:
+        """No token of any stream."""
+        return cls.full(observation, False)
+
+    @classmethod
+    def full(cls, observation: GateObservation, value: bool) -> Selection:
+        """A constant mask."""
+        shape = observation.input_BND.shape[:2]
+        return cls(mask_BN=torch.full(shape, value, dtype=torch.bool, device=observation.input_BND.device))
+
+    def as_mask(self, tokens: int) -> Tensor:
+        """The selection as a mask (B, N)."""
+        if self.mask_BN is not None:
+            return self.mask_BN
+        index_BM = self._index()
+        mask_BN = torch.zeros(index_BM.shape[0], tokens, dtype=torch.bool, device=index_BM.device)
+        return mask_BN.scatter_(1, index_BM, True)
+
+    def _index(self) -> Tensor:
+        if self.index_BM is None:
+            raise ValueError("this Selection is a mask")
+        return self.index_BM
+
+
+class Policy(abc.ABC):
+    """Decides at each gate which tokens to update.
+
+    Attributes:
+        budget: Target share of the dense MACs, where the policy has one: a float, or a tensor (B,) with a budget
+            for each stream. May be set before every frame.
+    """
+
+    budget: Budget | None = None
+
+    @abc.abstractmethod
+    def select(self, observation: GateObservation) -> Selection:
+        """Chooses the tokens to update at this gate."""
+
+    def macs(self, layout: Layout) -> float:
+        """Multiply-accumulates that the policy itself spends per gate and stream, beyond the error norm."""
+        return 0.0
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and plots."""
+        return type(self).__name__
+
+
+def budget_per_stream(budget: Budget, observation: GateObservation) -> Tensor:
+    """The budget as a float32 tensor (B,) on the observation's device.
+
+    Raises:
+        ValueError: If a budget is not in (0, 1], or there is not one for each stream.
+    """
+    budget_B = torch.as_tensor(budget, dtype=torch.float32, device=observation.input_BND.device).reshape(-1)
+    if budget_B.numel() not in (1, observation.streams):
+        raise ValueError(f"budget has {budget_B.numel()} entries for {observation.streams} streams")
+    if not bool(((budget_B > 0) & (budget_B <= 1)).all()):
+        raise ValueError(f"budget must be a share of the dense MACs in (0, 1], got {budget}")
+    return budget_B.expand(observation.streams)
