@@ -113,7 +113,7 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
 
         after_norm = run.options.gate_position == "after_norm"
         rows, tokens, state.gates["mlp"] = yield from run.decide(
-            state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND
+            state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND, attention=state.attention
         )
         run.ledger.add("token_wise", rows.counts * block.mlp_macs)
         if not rows.empty:
@@ -126,7 +126,7 @@ def _attend(run: FrameRun, block: Block, state: BlockState, x_BND: Tensor) -> De
     """The qkv gate and attention; returns attention outputs (B, N, H * d)."""
     after_norm = run.options.gate_position == "after_norm"
     rows, tokens, state.gates["qkv"] = yield from run.decide(
-        state.gates.get("qkv"), "qkv", block.norm1(x_BND) if after_norm else x_BND
+        state.gates.get("qkv"), "qkv", block.norm1(x_BND) if after_norm else x_BND, attention=state.attention
     )
     run.ledger.add("token_wise", rows.counts * block.qkv_macs)
     attention, kept = block.attention, state.attention

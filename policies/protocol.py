@@ -79,7 +79,7 @@ class GateObservation:
         memory: What the policy remembers about these streams: tensors with B as first dimension. A policy
             replaces entries (never edits them in place), so that states can be cloned and searched over.
         output_BND: Each token's last output of the whole network (granularity "frame" only).
-        key_BNHd: Buffered keys of this block (granularity "gate", `proj` gates only).
+        key_BNHd: Buffered keys of this block (granularity "gate" only).
         query_BNHd: Buffered queries, likewise.
     """
 

@@ -1,0 +1,92 @@
+"""Calibrated heuristics: the honest opponents of a learned policy.
+
+The paper uses one r or one h for all gates, though error norms differ by gate. `CalibratedThreshold` has a threshold for
+each gate and budget; `GlobalTopR` spreads one count over all gates by normalised errors. A policy that beats only
+the uniform rules has learned no more than a calibration.
+
+Shape suffixes: B streams, N tokens, G gates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from policies.protocol import Budget, GateObservation, Policy, Selection, budget_per_stream
+from policies.table import ThresholdTable
+
+
+class CalibratedThreshold(nn.Module, Policy):
+    """All tokens whose error norm exceeds the threshold of their gate at the asked budget.
+
+    Args:
+        table: Thresholds, filled by `train.calibration.calibrate`.
+        budget: Target share of the dense MACs.
+    """
+
+    def __init__(self, table: ThresholdTable, budget: Budget = 0.1) -> None:
+        super().__init__()
+        self.table = table
+        self.budget = budget
+
+    def select(self, observation: GateObservation) -> Selection:
+        """See `Policy.select`.
+
+        Raises:
+            ValueError: If the table was calibrated for another number of gates.
+        """
+        gates = self.table.log_threshold_KG.shape[1]
+        if gates != observation.layout.gates:
+            raise ValueError(f"the thresholds are for {gates} gates, the model has {observation.layout.gates}")
+        budget_B = budget_per_stream(self.budget or 1.0, observation)
+        log_h_B = self.table(observation.gate, budget_B)
+        return Selection.where(observation.error_BN > log_h_B.exp()[:, None], observation)
+
+
+class GlobalTopR(Policy):
+    """About r * G updates per frame, spread over the G gates by errors relative to each gate's usual size.
+
+    At a gate, tokens are selected whose error exceeds tau times the running mean error of that gate; tau follows the
+    number of tokens selected in the preceding frame, because later gates cannot be seen when earlier ones decide.
+    With one gate per frame this is top-r exactly.
+
+    Args:
+        r: Mean number of tokens per gate and stream.
+        gain: Step of log tau per frame, as a share of the log ratio between realised and asked number.
+        momentum: Of the running mean errors.
+    """
+
+    def __init__(self, r: int, gain: float = 0.3, momentum: float = 0.9) -> None:
+        if r < 1:
+            raise ValueError(f"r must be at least 1, got {r}")
+        self.r, self.gain, self.momentum = r, gain, momentum
+
+    def select(self, observation: GateObservation) -> Selection:
+        """See `Policy.select`."""
+        layout = observation.layout
+        if layout.gates == 1:
+            return Selection.top(observation.error_BN, self.r, layout.prefix)
+        memory = observation.memory
+        error_BN = observation.error_BN
+        mean_B = error_BN.mean(1)
+        key = f"mean_error_{observation.gate}"
+        if key in memory:
+            mean_B = torch.where(mean_B > 0, torch.lerp(mean_B, memory[key], self.momentum), memory[key])
+        memory[key] = mean_B
+        if observation.gate == 0:
+            self._follow(observation)
+        relative_BN = error_BN / mean_B[:, None].clamp(min=torch.finfo(mean_B.dtype).tiny)
+        selection = Selection.where(relative_BN > memory["log_tau"].exp()[:, None], observation)
+        memory["selected"] = memory["selected"] + selection.as_mask(layout.tokens).sum(1)
+        return selection
+
+    def _follow(self, observation: GateObservation) -> None:
+        """Moves log tau towards the asked number, once per frame."""
+        memory, zero_B = observation.memory, observation.error_BN.new_zeros(observation.streams)
+        if "log_tau" in memory:
+            asked = self.r * observation.layout.gates
+            excess_B = torch.log(memory["selected"].clamp(min=1.0) / asked)
+            memory["log_tau"] = memory["log_tau"] + self.gain * excess_B.clamp(-1, 1)
+        else:
+            memory["log_tau"] = zero_B
+        memory["selected"] = zero_B

@@ -1,0 +1,96 @@
+"""What a learned policy sees: about ten numbers per token and gate, none of them D wide.
+
+All features are detached: gradients reach a policy through the decisions that it makes, not through what it sees.
+
+Shape suffixes: B streams, N tokens, D channels, F features, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from policies.protocol import GateObservation, Layout
+
+SCALARS = (
+    "error",
+    "error_mean_3x3",
+    "error_max_3x3",
+    "cosine",
+    "age",
+    "age_mean_3x3",
+    "previous",
+    "attention",
+    "budget",
+)
+"""Names of the features, in order: see `scalar_features`."""
+
+_TINY = 1e-6
+
+
+def log_error(observation: GateObservation) -> Tensor:
+    """log ||c - u|| (B, N), float32; errors below 1e-6 count as 1e-6."""
+    return observation.error_BN.detach().clamp(min=_TINY).log()
+
+
+@torch.no_grad()
+def scalar_features(observation: GateObservation, relative_BN: Tensor, budget_B: Tensor) -> Tensor:
+    """The features named in `SCALARS`, each of order one.
+
+    Args:
+        observation: At a gate.
+        relative_BN: log error, normalised with the gate's mean and standard deviation.
+        budget_B: Target share of the dense MACs.
+
+    Returns:
+        (B, N, F) float32: the relative log error, its 3x3 mean and maximum on the grid, the cosine of c and u,
+        log(age) and its 3x3 mean, whether the preceding gate (of this frame) selected the token, log of the attention
+        it receives relative to uniform (granularity "gate"; else 0), and log budget.
+    """
+    layout = observation.layout
+    mean_BN, max_BN = neighbourhood(relative_BN, layout)
+    cosine_BN = torch.cosine_similarity(observation.input_BND.float(), observation.reference_BND.float(), dim=-1)
+    age_BN = observation.age_BN.float().log() / 3
+    previous_BN = observation.previous_BN
+    features = [
+        relative_BN,
+        mean_BN,
+        max_BN,
+        cosine_BN,
+        age_BN,
+        neighbourhood(age_BN, layout)[0],
+        torch.zeros_like(relative_BN) if previous_BN is None else previous_BN.float(),
+        attention_received(observation),
+        budget_B.log()[:, None].expand_as(relative_BN) / 3,
+    ]
+    return torch.stack(features, dim=-1)
+
+
+def neighbourhood(x_BN: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over the 3x3 neighbourhood on the grid; prefix tokens keep their own value."""
+    prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
+    grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
+    mean = F.avg_pool2d(grid_B1hw, 3, stride=1, padding=1, count_include_pad=False)
+    largest = F.max_pool2d(grid_B1hw, 3, stride=1, padding=1)
+    return torch.cat([prefix_BP, mean.flatten(1)], 1), torch.cat([prefix_BP, largest.flatten(1)], 1)
+
+
+def attention_received(observation: GateObservation) -> Tensor:
+    """log(N * attention) that the mean query of each head pays to each token, averaged over heads (B, N).
+
+    A stand-in for the column sums of the attention matrix, at the price of one row.
+    """
+    q_BNHd, k_BNHd = observation.query_BNHd, observation.key_BNHd
+    if q_BNHd is None or k_BNHd is None:
+        return torch.zeros_like(observation.error_BN)
+    q_BHd = q_BNHd.detach().float().mean(1)
+    logits_BHN = torch.einsum("bhd,bnhd->bhn", q_BHd, k_BNHd.detach().float()) * q_BHd.shape[-1] ** -0.5
+    received_BN = logits_BHN.softmax(-1).mean(1)
+    return (received_BN * received_BN.shape[1]).clamp(min=_TINY).log()
+
+
+def feature_macs(layout: Layout) -> float:
+    """MACs of the features per gate and stream: cosine (three dot products), 3x3 sums, attention row."""
+    per_token = 3 * layout.dim + 2 * 9 + (2 * layout.dim if layout.granularity == "gate" else 0)
+    return float(layout.tokens * per_token)
