@@ -33,6 +33,7 @@ def wrap(
     attention: AttentionMode = "exact",
     reference: Reference = "updated",
     gate_position: GatePosition = "after_norm",
+    buffer_dtype: torch.dtype | None = None,
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -40,10 +41,12 @@ def wrap(
         vit: A supported `timm` model. Its weights are shared, not copied; dropout is never applied.
         policy: Chooses the tokens; can be replaced between two frames.
         granularity: `gate`, three decisions in every block, or `frame`, one decision for the whole network.
-        attention: `exact`, a streaming update that equals dense attention on the buffers; `recompute`, dense
-            attention from the buffers. Only with granularity "gate".
+        attention: `exact`, a streaming update that equals dense attention on the buffers; `paper`, the published
+            update on N x N buffers, an approximation; `recompute`, dense attention from the buffers. Only with
+            granularity "gate".
         reference: Errors against each token's last update (`updated`) or the previous frame (`previous`, STGT).
         gate_position: Where the qkv and MLP gates sit relative to their layer norm.
+        buffer_dtype: Type in which `paper` stores its N x N buffers; None for the type of the tokens.
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -52,7 +55,7 @@ def wrap(
         UnsupportedModel: Naming the part of the model that is in the way.
         ValueError: If an option has a value that does not exist.
     """
-    return EventfulModel(adapt(vit), policy, Options(granularity, attention, reference, gate_position))
+    return EventfulModel(adapt(vit), policy, Options(granularity, attention, reference, gate_position, buffer_dtype))
 
 
 class EventfulModel(nn.Module):
@@ -70,12 +73,15 @@ class EventfulModel(nn.Module):
 
     @property
     def policy(self) -> Policy:
-        """The policy in charge."""
+        """The policy in charge; may be replaced between two frames."""
         return self.__dict__["_policy"]
 
-    @policy.setter
-    def policy(self, policy: Policy) -> None:
-        self.__dict__["_policy"] = policy
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would register a policy that is a module as a child, and put it into the state_dict.
+        if name != "policy":
+            super().__setattr__(name, value)
+            return
+        self.__dict__["_policy"] = value
         if self._state is not None:
             self._state.memory = {}
 
@@ -221,7 +227,9 @@ class EventfulModel(nn.Module):
         return self
 
 
-def drive(generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]) -> Result:
+def drive(
+    generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]
+) -> Result:
     """Runs a generator of decisions to its end and returns its result."""
     try:
         observation = next(generator)
@@ -239,7 +247,9 @@ def _check_frame(frame: Tensor, state: StreamState | None) -> None:
     if state is None:
         return
     if frame.shape[0] != state.streams:
-        raise StreamError(f"the frame has {frame.shape[0]} streams, the state {state.streams}; reset() or select() first")
+        raise StreamError(
+            f"the frame has {frame.shape[0]} streams, the state {state.streams}: reset() or select() first"
+        )
     size = (frame.shape[-2], frame.shape[-1])
     if size != state.size:
         raise StreamError(

@@ -10,14 +10,15 @@ Shape suffixes: B streams, N tokens, D channels.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from eventful.attention import write
+from eventful.attention import QKV, GlobalAttention, write
 from eventful.block import Block
 from eventful.ledger import MacLedger
+from eventful.paper import blend_paper, count_paper, update_paper
 from eventful.plan import FramePlan, Options
 from eventful.rows import AllRows, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
@@ -25,6 +26,7 @@ from policies.protocol import GateObservation, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
 Kind = Literal["qkv", "proj", "mlp", "frame"]
+Filled = TypeVar("Filled")
 
 
 class FrameRun:
@@ -129,21 +131,51 @@ def _attend(run: FrameRun, block: Block, state: BlockState, x_BND: Tensor) -> De
         state.gates.get("qkv"), "qkv", block.norm1(x_BND) if after_norm else x_BND, attention=state.attention
     )
     run.ledger.add("token_wise", rows.counts * block.qkv_macs)
-    attention, kept = block.attention, state.attention
     new = None if rows.empty else block.qkv(tokens if after_norm else block.norm1(tokens), rows)
-    if run.options.attention == "exact" and not run.masked:
-        if new is not None:
-            attention.update_exact(kept, rows, new, run.ledger)
-        out_BNHd = _filled(kept.out_BNHd)
-        return out_BNHd.flatten(2).to(x_BND.dtype)
-    if new is not None:
-        write(kept, rows, new)
-    if run.options.attention == "exact" and not run.flush:
-        attention.count_exact(run.ledger, rows.counts, rows.tokens)
+    if run.masked:
+        out_BNHd = _attention_masked(run, block.attention, state.attention, rows, _filled(new))
     else:
+        out_BNHd = _attention_packed(run, block.attention, state.attention, rows, new)
+    return out_BNHd.flatten(2).to(x_BND.dtype)
+
+
+def _attention_packed(
+    run: FrameRun, attention: GlobalAttention, state: AttentionState, rows: Rows, new: QKV | None
+) -> Tensor:
+    """Brings the buffers up to date; returns attention outputs (B, N, H, d)."""
+    mode = run.options.attention
+    if mode == "recompute":
+        if new is not None:
+            write(state, rows, new)
         attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-    out_BNHd = attention.dense(_filled(kept.q_BNHd), _filled(kept.k_BNHd), _filled(kept.v_BNHd))
-    return out_BNHd.flatten(2)
+        return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
+    if mode == "paper" and new is not None:
+        update_paper(attention, state, rows, new, run.ledger, run.options.buffer_dtype)
+    elif mode == "exact" and new is not None:
+        attention.update_exact(state, rows, new, run.ledger)
+    elif state.out_BNHd is None:
+        attention.flush_exact(state)
+        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+    return _filled(state.out_BNHd)
+
+
+def _attention_masked(
+    run: FrameRun, attention: GlobalAttention, state: AttentionState, rows: Rows, new: QKV
+) -> Tensor:
+    """The same with gradients; the ledger has the cost of the packed frame."""
+    mode = run.options.attention
+    if run.flush or mode == "recompute":
+        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+    elif mode == "paper":
+        count_paper(attention, run.ledger, rows.counts, rows.tokens)
+    else:
+        attention.count_exact(run.ledger, rows.counts, rows.tokens)
+    if mode == "paper":
+        return blend_paper(attention, state, rows, new, run.options.buffer_dtype)
+    write(state, rows, new)
+    # A packed frame may follow: it must not go on from sums that know nothing of this one.
+    state.out_BNHd = state.lse_BNH = None
+    return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
 
 
 def through_frame(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Generator[
@@ -165,7 +197,7 @@ def through_frame(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Gene
     return rows, tokens
 
 
-def _filled(tensor: Tensor | None) -> Tensor:
+def _filled(tensor: Filled | None) -> Filled:
     if tensor is None:
         raise ValueError("an eventful block was asked for a buffer that no flush has filled")
     return tensor

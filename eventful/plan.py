@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eventful.backbone import Backbone
 from eventful.ledger import MacLedger
+from eventful.paper import count_paper
 from policies.protocol import Granularity, Layout, Policy
 
-AttentionMode = Literal["exact", "recompute"]
+AttentionMode = Literal["exact", "paper", "recompute"]
 Reference = Literal["updated", "previous"]
 GatePosition = Literal["after_norm", "before_norm"]
 
@@ -32,6 +34,7 @@ class Options:
     attention: AttentionMode = "exact"
     reference: Reference = "updated"
     gate_position: GatePosition = "after_norm"
+    buffer_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         kinds = {
@@ -44,6 +47,10 @@ class Options:
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        if self.buffer_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"buffer_dtype must be float32, bfloat16 or float16, got {self.buffer_dtype}")
+        if self.buffer_dtype is not None and self.attention != "paper":
+            raise ValueError('buffer_dtype is the type of the N x N buffers, which only attention="paper" has')
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ def _shares(
             block.attention.count_dense(ledger, counts, layout.tokens)
         elif options.attention == "exact":
             block.attention.count_exact(ledger, counts, layout.tokens)
+        elif options.attention == "paper":
+            count_paper(block.attention, ledger, counts, layout.tokens)
         else:
             block.attention.count_dense(ledger, float(layout.tokens), layout.tokens)
     return tuple(np.maximum.accumulate(ledger.report().ratio.numpy()).tolist())

@@ -41,8 +41,10 @@ class AttentionState:
         q_BNHd: Queries; None with granularity "frame", which never needs old ones.
         k_BNHd: Keys, with positions already applied.
         v_BNHd: Values.
-        out_BNHd: Attention outputs, float32 (`attention="exact"` only).
+        out_BNHd: Attention outputs, float32 (`attention="exact"` and `"paper"`).
         lse_BNH: Log-sum-exp of each row of logits, float32 (`attention="exact"` only).
+        logits_BHNN: Query-key products, scaled (`attention="paper"` only).
+        weights_BHNN: Attention weights; each column as of its key's last update (`attention="paper"` only).
     """
 
     q_BNHd: Tensor | None = None
@@ -50,6 +52,8 @@ class AttentionState:
     v_BNHd: Tensor | None = None
     out_BNHd: Tensor | None = None
     lse_BNH: Tensor | None = None
+    logits_BHNN: Tensor | None = None
+    weights_BHNN: Tensor | None = None
 
 
 @dataclass
@@ -113,11 +117,12 @@ class StreamState:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamState:
         """Moves all tensors; `dtype` applies to tokens and buffers.
 
-        Attention sums and log-sum-exps stay in float32; masks, frame numbers and MACs keep their types.
+        Attention sums and log-sum-exps stay in float32, N x N buffers in the type that they are stored in; masks,
+        frame numbers and MACs keep their types.
         """
 
         def move(tensor: Tensor, name: str) -> Tensor:
-            keep = not tensor.is_floating_point() or name in _FLOAT32 or tensor.dtype == torch.float64
+            keep = not tensor.is_floating_point() or name in _KEEP_DTYPE or tensor.dtype == torch.float64
             return tensor.to(device=device, dtype=None if keep else dtype)
 
         return _map_named(self, move, "")
@@ -161,7 +166,7 @@ class StreamState:
         return shifted
 
 
-_FLOAT32 = {"out_BNHd", "lse_BNH"}
+_KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNN", "weights_BHNN"}
 
 
 def _map(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
