@@ -13,3 +13,11 @@ class UnsupportedModel(EventfulError, TypeError):  # noqa: N818 (public name fix
 
 class StreamError(EventfulError, ValueError):
     """A frame does not fit its stream: other size, other batch, NaN pixels."""
+
+
+class UserError(EventfulError, ValueError):
+    """What the user asked for cannot be done; the message says what, where, and what would be right."""
+
+
+class VideoError(EventfulError, OSError):
+    """A video cannot be read or written; the message names it and the frame."""

@@ -1,0 +1,86 @@
+"""The frame of all console commands: errors that a user can act on end as one line and exit code 2.
+
+The rule: `EventfulError` (all that this package raises on purpose) and `OSError` (the file system, the network) become
+one line on stderr. Everything else is a programming error and keeps its traceback. Where a command hands input of the
+user to code that reports it as a plain `ValueError` (`policies` knows none of the errors of this package), it does so
+inside `user_input`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from eventful.errors import EventfulError, UserError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command's main function and exits.
+
+    Args:
+        command: Name of the command, with which its error lines begin.
+        main: Takes the arguments; returns when it has succeeded.
+        argv: Arguments without the program name; those of the process if None.
+
+    Raises:
+        SystemExit: Always. Code 0 after success, 2 after an error in the input, 130 after an interrupt.
+    """
+    _terminate_cleanly()
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); the interpreter's own flush at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (EventfulError, OSError) as error:
+        print(f"{command}: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line; an `OSError` of the system keeps its file name."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def user_input(what: str) -> Iterator[None]:
+    """Turns a `ValueError` about something that the user gave into a `UserError`.
+
+    Args:
+        what: Names the input, such as `--policy runs/demo`; the message begins with it.
+
+    Raises:
+        UserError: In place of the `ValueError`.
+    """
+    try:
+        yield
+    except EventfulError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{what}: {one_line(error)}") from error
+
+
+def _terminate_cleanly() -> None:
+    """Makes SIGTERM unwind the stack, so that files that are being written are finished."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_terminate)
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(EXIT_TERMINATED)

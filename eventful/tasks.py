@@ -1,0 +1,122 @@
+"""Finds video tasks by name, through the entry points `eventful.tasks`.
+
+The runtime does not import the tasks of `envs`; it asks for them by name. A package adds a task of its own with
+
+    [options.entry_points]
+    eventful.tasks =
+        mine = my_package.my_task:MyTask
+
+where `MyTask(**options)` implements `envs.task.VideoTask`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from eventful.cli import user_input
+from eventful.errors import UserError
+
+GROUP = "eventful.tasks"
+
+
+class Task(Protocol):
+    """What inference needs of a task; `envs.task.VideoTask` has it.
+
+    Attributes:
+        name: Short name.
+        model: The frozen dense model.
+        class_names: Names of the predicted classes, empty if there are none.
+    """
+
+    name: str
+    model: nn.Module
+    class_names: Sequence[str]
+
+    def preprocess(self, frames_BHWC: Tensor) -> Tensor:
+        """uint8 RGB frames (B, H, W, 3) of any size to model input (B, 3, H', W')."""
+
+    def predictions(self, outputs: Any, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
+        """Model outputs as plain data, one list a stream; boxes in pixels of a frame of (height, width)."""
+
+
+def task_names() -> list[str]:
+    """Names of all installed tasks."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+def load_task(name: str, **options: Any) -> Any:
+    """Builds a task.
+
+    Args:
+        name: As in `task=NAME`.
+        **options: Plain data for the task; what it takes is in its own documentation.
+
+    Returns:
+        A `Task`; those of this package are whole `envs.task.VideoTask`s.
+
+    Raises:
+        UserError: If there is no such task, it takes no such option, or it refuses the value of one.
+        OSError: If a file that it needs is missing.
+    """
+    factory = _entry_point(name).load()
+    _check_options(name, factory, options)
+    with user_input(f"task {name}"):
+        return factory(**options)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name most like this one, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _entry_point(name: str) -> EntryPoint:
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        names = ", ".join(task_names()) or "none; is the package installed?"
+        raise UserError(f"there is no task {name!r}{nearest(name, task_names())} (installed tasks: {names})")
+    return next(iter(found))
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    takes = ", ".join(parameters) or "no options"
+    for option, value in options.items():
+        if option not in parameters:
+            raise UserError(f"task {name} has no option {option!r}{nearest(option, parameters)} (it takes: {takes})")
+        if option in hints and not _admits(hints[option], value):
+            raise UserError(f"task {name}: option {option} cannot be {value!r} ({_show(hints[option])} is needed)")
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
+    if missing:
+        raise UserError(f"task {name} needs {', '.join(missing)}")
+
+
+def _admits(hint: Any, value: Any) -> bool:
+    """Whether a value may be passed where the annotation is `hint`; containers are not looked into."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_admits(part, value) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    kind = typing.get_origin(hint) or hint
+    if not isinstance(kind, type):
+        return True
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _show(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
