@@ -4,8 +4,10 @@ The code that does the work states its cost here at the moment it does it, so th
 selections, touched windows, refreshed rows) is counted as it happened. Amounts may be tensors that carry gradients:
 the same formulas are then the differentiable cost of a masked rollout.
 
-Operations: `embed` (patch embedding), `token_wise` (linear layers of the blocks), `qk` and `av` (attention products),
-`merge` (bringing attention outputs up to date), `bias` (relative positions), `gates` (error norms), `policy`, `head`.
+Operations: `token_wise` (linear layers of the blocks), `qk` and `av` (attention products), `merge` (bringing attention
+outputs up to date), `bias` (relative positions), `gates` (error norms), `policy`; and, the same for every policy and for
+the dense model, `embed` (patch embedding) and `head` (everything after the blocks). Totals and ratios follow the paper's
+accounting: what is made eventful, its overheads included, without `embed` and `head`.
 
 Shape suffixes: B streams, N tokens, M selected tokens.
 """
@@ -22,15 +24,18 @@ from eventful.rows import Counts
 
 Amount = float | Counts
 
+FIXED = frozenset({"embed", "head"})
+"""Operations that no policy can save."""
+
 
 @dataclass(frozen=True)
 class FrameMacs:
     """MACs of one frame.
 
     Attributes:
-        total: Per stream (B,), float64.
-        dense_B: What the dense model spends on a frame, per stream (B,), float64.
-        by_operation: Per stream (B,) for each operation.
+        total: Of the blocks, gates and policy, per stream (B,), float64.
+        dense_B: What the dense model's blocks spend on a frame, per stream (B,), float64.
+        by_operation: Per stream (B,) for each operation, `embed` and `head` included.
     """
 
     total: Tensor
@@ -39,13 +44,19 @@ class FrameMacs:
 
     @property
     def dense(self) -> float:
-        """What the dense model spends on a frame of one stream."""
+        """What the dense model's blocks spend on a frame of one stream."""
         return float(self.dense_B[0])
 
     @property
     def ratio(self) -> Tensor:
-        """Share of the dense MACs (B,)."""
+        """Share of the dense MACs (B,): what budgets are about."""
         return self.total / self.dense_B
+
+    @property
+    def overall_ratio(self) -> Tensor:
+        """`ratio` with patch embedding and head counted on both sides (B,)."""
+        fixed = sum(amount for name, amount in self.by_operation.items() if name in FIXED)
+        return (self.total + fixed) / (self.dense_B + fixed)
 
 
 class MacLedger:
@@ -69,7 +80,8 @@ class MacLedger:
         by_operation = {name: self._per_stream(amount) for name, amount in self._amounts.items()}
         dense_B = torch.full((self._streams,), self._dense, dtype=torch.float64)
         device = next((x.device for x in by_operation.values() if x.device.type != "cpu"), dense_B.device)
-        total = sum((x.to(device) for x in by_operation.values()), torch.zeros_like(dense_B, device=device))
+        counted = (x.to(device) for name, x in by_operation.items() if name not in FIXED)
+        total = sum(counted, torch.zeros_like(dense_B, device=device))
         return FrameMacs(total, dense_B.to(device), by_operation)
 
     def _per_stream(self, amount: Amount) -> Tensor:

@@ -59,7 +59,7 @@ class FramePlan:
 
     Attributes:
         layout: What policies are told.
-        dense: MACs of the dense model per frame.
+        dense: MACs of the dense model's blocks per frame.
         embed: MACs of the patch embedding.
         head: MACs of everything after the blocks.
         policy: MACs of the policy per gate, beyond the error norm.
@@ -81,11 +81,11 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
     grid = backbone.grid(size)
     tokens = backbone.prefix + grid[0] * grid[1]
     embed, head = backbone.measure(frame)
-    dense = _dense_macs(backbone, tokens) + embed + head
+    dense = _dense_macs(backbone, tokens)
     gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(backbone.blocks)
     layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
     policy_macs = policy.macs(layout)
-    shares = _shares(backbone, options, layout, dense, embed + head + gates * policy_macs)
+    shares = _shares(backbone, options, layout, dense, gates * policy_macs)
     return FramePlan(
         Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares),
         dense,
@@ -104,12 +104,12 @@ def _dense_macs(backbone: Backbone, tokens: int) -> float:
 
 
 def _shares(
-    backbone: Backbone, options: Options, layout: Layout, dense: float, fixed: float
+    backbone: Backbone, options: Options, layout: Layout, dense: float, policy: float
 ) -> tuple[float, ...]:
     """Share of the dense MACs when every gate selects M tokens, for M = 0..N: one virtual stream per M."""
     counts = np.arange(layout.tokens + 1, dtype=np.float64)
     ledger = MacLedger(len(counts), dense)
-    ledger.add("fixed", fixed)
+    ledger.add("policy", policy)
     ledger.add("gates", float(layout.gates * layout.tokens * layout.dim))
     for block in backbone.blocks:
         ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))

@@ -1,7 +1,7 @@
 """Calibrated heuristics: the honest opponents of a learned policy.
 
-The paper uses one r or one h for all gates, though error norms differ by gate. `CalibratedThreshold` has a threshold for
-each gate and budget; `GlobalTopR` spreads one count over all gates by normalised errors. A policy that beats only
+The paper uses one r or one h for all gates, though error norms differ by gate. `CalibratedThreshold` has a threshold
+for each gate and budget; `GlobalTopR` spreads one count over all gates by normalised errors. A policy that beats only
 the uniform rules has learned no more than a calibration.
 
 Shape suffixes: B streams, N tokens, G gates.
