@@ -90,7 +90,8 @@ def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    constructor: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
+    hints = typing.get_type_hints(constructor)
     takes = ", ".join(parameters) or "no options"
     for option, value in options.items():
         if option not in parameters:

@@ -1,0 +1,308 @@
+"""Video in and out, one frame at a time and in bounded memory.
+
+`read_frames` takes whatever PyAV opens (a file, a stream address, a camera such as /dev/video0) or a folder of images.
+A video that breaks yields the frames before the fault, then raises `VideoError`. `VideoWriter` finishes its file
+whatever ends the writing.
+
+Frames are uint8 RGB arrays (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from eventful.errors import VideoError
+
+Frame = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+DEFAULT_FPS = 25.0
+STREAM_TIMEOUT_S = 15.0
+DURATION_SLACK_S = 0.5
+
+
+class FrameReader(abc.ABC):
+    """Frames of one video. Iterate once; each iteration starts from the first frame.
+
+    Attributes:
+        source: What is read.
+        fps: Frames per second.
+        count: Number of frames if the source says so, else None. Not every container tells the truth.
+    """
+
+    source: str
+    fps: float
+    count: int | None
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """Yields frames (H, W, 3), all of the same size.
+
+        Raises:
+            VideoError: Where the video breaks or changes its size, after the frames before that.
+        """
+
+
+def read_frames(source: str | Path, fps: float | None = None) -> FrameReader:
+    """Opens a video.
+
+    Args:
+        source: A file, a stream address, a camera device, or a folder of images (read in natural order: 2 before 10).
+        fps: Frames per second of a folder of images, 25 if None; other sources know their own.
+
+    Returns:
+        An iterable of uint8 RGB frames (H, W, 3), which holds one frame at a time.
+
+    Raises:
+        VideoError: If the source is missing, is no video, or is a folder without images.
+    """
+    text = str(source)
+    if "://" in text:
+        return _StreamReader(text)
+    path = Path(text)
+    if path.is_dir():
+        return _FolderReader(path, DEFAULT_FPS if fps is None else fps)
+    if not path.exists():
+        raise VideoError(f"video {text} does not exist")
+    return _StreamReader(text)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order; hidden files are left out."""
+    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(images, key=_natural)
+
+
+class _FolderReader(FrameReader):
+    """A folder of images as a video."""
+
+    def __init__(self, folder: Path, fps: float) -> None:
+        self._paths = images_in(folder)
+        if not self._paths:
+            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise VideoError(f"folder {folder} has no images ({kinds})")
+        self.source, self.fps, self.count = str(folder), fps, len(self._paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        first: tuple[int, ...] | None = None
+        for path in self._paths:
+            frame = _read_image(path)
+            first = first or frame.shape
+            if frame.shape != first:
+                raise VideoError(
+                    f"image {path} is {_size(frame.shape)} (height x width), the images before it are {_size(first)}"
+                )
+            yield frame
+
+
+class _StreamReader(FrameReader):
+    """Whatever PyAV opens."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        with self._open() as container:
+            stream = container.streams.video[0]
+            self.count = stream.frames or None
+            self.fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+
+    def __iter__(self) -> Iterator[Frame]:
+        size: tuple[int, ...] | None = None
+        with self._open() as container:
+            for k, frame in enumerate(self._decoded(container)):
+                array = _upright(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0))
+                size = size or array.shape
+                if array.shape != size:
+                    raise VideoError(
+                        f"video {self.source} changes its size at frame {k} "
+                        f"from {_size(size)} to {_size(array.shape)} (height x width)"
+                    )
+                yield array
+
+    def _open(self) -> Any:
+        remote = "://" in self.source
+        try:
+            container = av.open(
+                self.source, format=_device_format(self.source), timeout=STREAM_TIMEOUT_S if remote else None
+            )
+        except (FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"video {self.source} cannot be opened: {_reason(error)}") from error
+        if not container.streams.video:
+            container.close()
+            raise VideoError(f"video {self.source} has no video stream")
+        return container
+
+    def _decoded(self, container: Any) -> Iterator[Any]:
+        """Decoded frames; a damaged packet, a decoding error or an early end is an error after the frames before it."""
+        stream = container.streams.video[0]
+        decoded = packets = 0
+        end_s = 0.0
+        fault: Exception | None = None
+        for packet in _until_fault(container.demux(stream)):
+            fault = packet if isinstance(packet, Exception) else None
+            for frame in _drain(stream) if fault else _until_fault(_decode(packet)):
+                if isinstance(frame, Exception):
+                    fault = frame
+                    break
+                decoded += 1
+                yield frame
+            if fault:
+                raise VideoError(
+                    f"video {self.source} is damaged or cut off after {decoded} frames: {_reason(fault)}"
+                ) from fault
+            packets += packet.size > 0
+            if packet.pts is not None and packet.time_base:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        missing = _missing(container, packets, end_s)
+        if missing:
+            raise VideoError(f"video {self.source} is cut off after {decoded} frames: it should have {missing}")
+        if decoded == 0:
+            raise VideoError(f"video {self.source} has no frames")
+
+
+class VideoWriter:
+    """Writes frames to a video file: H.264 where the codec is there, else MPEG-4.
+
+    Use as a context manager; the file is finished on the way out, also after an error or an interrupt. Nothing is
+    created before the first frame. Sides of odd length grow by one repeated row or column.
+
+    Args:
+        path: Where to; the suffix chooses the container (.mp4, .mkv, ...).
+        fps: Frames per second.
+
+    Raises:
+        VideoError: If the file cannot be written, or a frame has another size than the first.
+    """
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self.path = Path(path)
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._container: Any = None
+        self._stream: Any = None
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, frame: Frame) -> None:
+        """Appends a uint8 RGB frame (H, W, 3)."""
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise VideoError(f"a frame must be uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
+        if self._container is None:
+            self._create(frame.shape)
+        if frame.shape != self._shape:
+            raise VideoError(f"frame of {_size(frame.shape)} in a video of {_size(self._shape)} (height x width)")
+        even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+        try:
+            self._container.mux(self._stream.encode(picture))
+        except (FFmpegError, OSError) as error:
+            raise VideoError(f"video {self.path} cannot be written: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Finishes the file. May be called twice."""
+        container, self._container = self._container, None
+        if container is None:
+            return
+        try:
+            container.mux(self._stream.encode())
+            container.close()
+        except (FFmpegError, OSError) as error:
+            raise VideoError(f"video {self.path} cannot be finished: {_reason(error)}") from error
+
+    def _create(self, shape: tuple[int, ...]) -> None:
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            container: Any = av.open(str(self.path), "w")
+            stream = container.add_stream(codec, rate=self._fps)
+        except (FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"video {self.path} cannot be written: {_reason(error)}") from error
+        stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+        stream.pix_fmt = "yuv420p"
+        self._container, self._stream, self._shape = container, stream, shape
+
+
+def _read_image(path: Path) -> Frame:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow reports damaged files by any of these.
+        raise VideoError(f"image {path} cannot be read: {_reason(error)}") from error
+
+
+def _until_fault(items: Iterator[Any]) -> Iterator[Any]:
+    """The items; an error of FFmpeg that ends them becomes the last item."""
+    try:
+        yield from items
+    except (FFmpegError, OSError, ValueError) as error:
+        yield error
+
+
+def _decode(packet: Any) -> Iterator[Any]:
+    if packet.is_corrupt:
+        yield from _drain(packet.stream)
+        raise ValueError("incomplete packet")
+    yield from packet.decode()
+
+
+def _drain(stream: Any) -> Iterator[Any]:
+    """Frames that the decoder still holds; after damage it may refuse to hand them out."""
+    with contextlib.suppress(FFmpegError, ValueError):
+        yield from stream.decode(None)
+
+
+def _missing(container: Any, packets: int, end_s: float) -> str | None:
+    """What the container promises and did not deliver, or None."""
+    stream = container.streams.video[0]
+    if "mp4" in container.format.name:
+        # Edit lists hide frames on purpose, so the promised number means nothing; a cut shows as a damaged packet.
+        return None
+    if stream.frames and packets < stream.frames:
+        return f"{stream.frames} frames"
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+    promised_s = 0.0 if tag is None else int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    return f"{promised_s:.1f} s" if end_s < promised_s - DURATION_SLACK_S else None
+
+
+def _upright(frame: Frame, degrees: int) -> Frame:
+    """Applies the display rotation that phones record (counter-clockwise degrees)."""
+    return np.ascontiguousarray(np.rot90(frame, degrees // 90)) if degrees % 360 else frame
+
+
+def _device_format(source: str) -> str | None:
+    """How FFmpeg must be told that the source is a camera."""
+    return "v4l2" if sys.platform == "linux" and source.startswith("/dev/video") else None
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key by which frame2 comes before frame10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words, without error numbers and repeated file names."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
