@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
+
+from eventful.fidelity import token_distance
+
+__all__ = ["Clip", "Metric", "Target", "VideoTask", "freeze", "token_distance"]
 
 Target = Mapping[str, Tensor]
 """Labels of one frame. Detection: `boxes` (K, 4) xyxy in pixels of the frame, `labels` (K,) int64."""
@@ -60,13 +63,16 @@ class VideoTask(Protocol):
     Attributes:
         name: Short name, as in `task=NAME`.
         model: The frozen dense model, in eval mode, parameters without gradients.
-        metric_name: What `metric()` computes, such as `mAP50`; higher is better.
+        metric_name: What `metric()` computes, such as `mAP50`; higher is better. `fidelity` without labels.
+        has_labels: Whether clips carry targets; if not, there is no loss and no metric but the distance to the dense
+            model's outputs.
         class_names: Names of the predicted classes, empty if there are none.
     """
 
     name: str
     model: nn.Module
     metric_name: str
+    has_labels: bool
     class_names: Sequence[str]
 
     def clips(self, split: str) -> Sequence[Clip]:
@@ -80,10 +86,14 @@ class VideoTask(Protocol):
         """uint8 RGB frames (B, H, W, 3) of any size to model input (B, 3, H', W'), on the frames' device."""
 
     def loss(self, outputs: Any, targets: Sequence[Target]) -> Tensor:
-        """Differentiable task loss of each stream (B,) for model outputs and labels."""
+        """Differentiable task loss of each stream (B,) for model outputs and labels.
 
-    def metric(self) -> Metric:
-        """A fresh accumulator of the task's metric."""
+        Raises:
+            ValueError: If the task has no labels.
+        """
+
+    def metric(self) -> Metric | None:
+        """A fresh accumulator of the task's metric, None for a task without labels."""
 
     def predictions(self, outputs: Any, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
         """Model outputs as plain data, one list a stream, for JSON lines and overlays.
@@ -103,18 +113,3 @@ def freeze(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
-
-
-def token_distance(features_BND: Tensor, dense_BND: Tensor, worst: int = 20) -> tuple[Tensor, Tensor]:
-    """Distance of eventful features to the dense model's on the same frame: 1 - cosine per token.
-
-    Args:
-        features_BND: Final tokens of the eventful model.
-        dense_BND: Final tokens of the dense model.
-        worst: How many of the worst tokens the second figure averages.
-
-    Returns:
-        The mean over all tokens and the mean over the `worst` largest, both of shape (B,).
-    """
-    distance_BN = 1 - torch.cosine_similarity(features_BND.float(), dense_BND.float(), dim=-1)
-    return distance_BN.mean(1), distance_BN.topk(min(worst, distance_BN.shape[1]), dim=1).values.mean(1)

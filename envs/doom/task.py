@@ -43,6 +43,7 @@ class DoomDetection:
 
     name = "doom"
     metric_name = "mAP50"
+    has_labels = True
     class_names: Sequence[str] = CLASS_NAMES
 
     def __init__(

@@ -1,0 +1,151 @@
+"""timm models by name, with weights from a file or from the hub, at any input size.
+
+Shape suffixes: P prefix tokens (class, registers), N tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from eventful.errors import UserError
+from eventful.tasks import nearest
+
+_WRAPPERS = ("state_dict", "model", "teacher")
+"""Keys under which training scripts keep the weights in a checkpoint."""
+
+
+def load_backbone(
+    name: str,
+    weights: str | Path | None = None,
+    image_size: Sequence[int] | None = None,
+    num_classes: int | None = None,
+) -> nn.Module:
+    """Builds a timm model and fills it.
+
+    Args:
+        name: timm's name, such as `vit_small_patch14_dinov2`.
+        weights: A .safetensors, .pth, .pt or .bin file. Half precision becomes float, position embeddings are
+            resampled to the model's grid, all names must match. Downloaded by name if None.
+        image_size: (height, width) of the input; the model's own if None.
+        num_classes: Size of the classifier, 0 for none; the model's own if None.
+
+    Raises:
+        UserError: If there is no such model, it has no fixed input size to set, or the weights do not fit or cannot
+            be had.
+        OSError: If the weights file is missing.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models() + timm.list_pretrained())}")
+    if weights is not None and not Path(weights).is_file():
+        raise FileNotFoundError(f"weights file {weights} does not exist")
+    options: dict[str, Any] = {} if image_size is None else {"img_size": tuple(_size(image_size))}
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    model = _create(name, options, pretrained=weights is None)
+    if weights is not None:
+        fill(model, read_weights(weights), str(weights))
+    return model
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, in float32 where they are floating point.
+
+    Raises:
+        UserError: If the file is damaged or holds anything but tensors.
+        OSError: If it cannot be read.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"weights file {path} cannot be read: {reason}") from error
+    for key in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights file {path} must hold a table of tensors by name")
+    return {name.removeprefix("module."): value.float() for name, value in state.items()}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Loads weights strictly, after resampling the position embedding to the model's grid.
+
+    Raises:
+        UserError: If names or shapes differ; the message lists the first of them.
+    """
+    state = dict(state)
+    if "pos_embed" in state and isinstance(getattr(model, "pos_embed", None), Tensor):
+        state["pos_embed"] = _resampled(model, state["pos_embed"], source)
+    own = model.state_dict()
+    wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    problems = {
+        "missing": own.keys() - state.keys(),
+        "not in the model": state.keys() - own.keys(),
+        "of another shape": [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in wrong],
+    }
+    listed = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
+    if listed:
+        raise UserError(f"weights file {source} does not fit {type(model).__name__}: {listed}")
+    model.load_state_dict(state)
+
+
+def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        raise UserError(f"model {name} takes frames of any size, so image_size cannot be set for it") from error
+    except AssertionError as error:
+        # timm checks by assert that the patch size divides the input.
+        raise UserError(f"model {name} cannot have input size {options.get('img_size')}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no pretrained weights for {name} ({reason}); give weights=FILE") from error
+
+
+def _resampled(model: nn.Module, pos_embed: Tensor, source: str) -> Tensor:
+    """Position embeddings (1, P + N, D) for the model's grid."""
+    own: Any = model.pos_embed
+    if pos_embed.shape == own.shape:
+        return pos_embed
+    vit: Any = model
+    prefix = 0 if getattr(vit, "no_embed_class", False) else vit.num_prefix_tokens
+    patches = pos_embed.shape[1] - prefix
+    side = math.isqrt(max(patches, 0))
+    if pos_embed.dim() != 3 or pos_embed.shape[2] != own.shape[2] or side * side != patches or not side:
+        raise UserError(
+            f"weights file {source}: pos_embed {tuple(pos_embed.shape)} cannot be resampled to {tuple(own.shape)}: "
+            f"the same width and a square grid after {prefix} prefix tokens are needed"
+        )
+    return resample_abs_pos_embed(
+        pos_embed, new_size=list(vit.patch_embed.grid_size), old_size=[side, side], num_prefix_tokens=prefix
+    )
+
+
+def _size(image_size: Sequence[int]) -> Sequence[int]:
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise UserError(f"image_size must be [height, width], got {list(image_size)}")
+    return image_size
+
+
+def _first(names: Iterable[str], count: int = 3) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(listed[:count]) + more

@@ -1,0 +1,100 @@
+"""Decoded footage on disk: each video is decoded once, at the size at which the model sees it.
+
+Random access to the frames of a long video would need seeking, and holding them in memory would bound its length; a
+memory-mapped file does neither. It takes H * W * 3 bytes a frame (0.23 MB at 238 x 322).
+
+Shape suffixes: B one frame, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eventful.errors import UserError
+from eventful.video import images_in, read_frames
+
+Resize = Callable[[Tensor], Tensor]
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+
+
+def default_cache() -> Path:
+    """`$EVENTFUL_CACHE/distill`, or `~/.cache/eventful-policies/distill`."""
+    return Path(os.environ.get("EVENTFUL_CACHE") or Path.home() / ".cache" / "eventful-policies") / "distill"
+
+
+def videos_in(source: str | Path) -> list[Path]:
+    """The videos that a path stands for: itself (a file, a folder of images), or those in a folder of videos.
+
+    Raises:
+        UserError: If the path does not exist, or is a folder with neither images nor videos.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"video {path} does not exist")
+    if path.is_file() or images_in(path):
+        return [path]
+    videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+    if not videos:
+        raise UserError(f"folder {path} has neither images nor videos")
+    return videos
+
+
+def load_footage(
+    video: Path, size: tuple[int, int], resize: Resize, stop: int | None, cache: Path
+) -> tuple[Tensor, float]:
+    """The frames of a video at the model's size.
+
+    Args:
+        video: A file, or a folder of images.
+        size: (H, W) that `resize` makes.
+        resize: uint8 frames (B, H', W', 3) to uint8 frames (B, H, W, 3).
+        stop: Number of frames to decode, None for all.
+        cache: Folder for decoded footage.
+
+    Returns:
+        uint8 frames (T, H, W, 3), memory-mapped, and frames per second.
+
+    Raises:
+        VideoError: If the video cannot be read, or is damaged.
+        OSError: If the cache cannot be written.
+    """
+    reader = read_frames(video)
+    path = cache / f"{_key(video, size, stop)}.rgb"
+    if not path.is_file():
+        _decode((resize(torch.from_numpy(frame)[None])[0] for frame in islice(reader, stop)), path)
+    # Mode "c" gives a private, writable view: PyTorch has no read-only tensors and warns of them.
+    frames = np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *size, 3)
+    return torch.from_numpy(frames), reader.fps
+
+
+def _decode(frames: Iterable[Tensor], path: Path) -> None:
+    """Writes frames one after the other; the file takes its name when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for frame_HWC in frames:
+                file.write(frame_HWC.contiguous().numpy().tobytes())
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def _key(video: Path, size: tuple[int, int], stop: int | None) -> str:
+    """Changes with anything that changes the decoded frames."""
+    files = images_in(video) if video.is_dir() else [video]
+    facts = [(str(p.resolve()), p.stat().st_mtime_ns, p.stat().st_size) for p in files]
+    digest = hashlib.sha256(json.dumps([facts, size, stop]).encode()).hexdigest()
+    return f"{video.stem}-{digest[:16]}"
