@@ -39,7 +39,7 @@ DENSE_FROM = 0.5
 
 
 class GlobalAttention:
-    """Every token attends to every token.
+    """Every token attends to every token. An `eventful.layer.AttentionLayer`.
 
     Args:
         heads: H.
@@ -47,9 +47,19 @@ class GlobalAttention:
         scale: Of the query-key products.
     """
 
+    local = False
+
     def __init__(self, heads: int, head_dim: int, scale: float) -> None:
         self.heads, self.head_dim, self.scale = heads, head_dim, scale
         self.dim = heads * head_dim
+
+    def keys(self, x_BNHd: Tensor) -> Tensor:
+        """See `AttentionLayer.keys`."""
+        return x_BNHd
+
+    def bias(self, q_BNHd: Tensor) -> Tensor | None:
+        """See `AttentionLayer.bias`."""
+        return None
 
     def dense(self, q_BRHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
         """Attention of the given rows over all keys (B, R, H, d); carries gradients."""
@@ -100,7 +110,7 @@ class GlobalAttention:
             return
         refreshed = [self._update(*part) for part in _parts(state, rows, new)]
         refreshed_B = np.repeat(refreshed, rows.streams // len(refreshed)) if refreshed else 0.0
-        self.count_exact(ledger, rows.counts, rows.tokens, refreshed_B)
+        self.expect_exact(ledger, rows.counts, rows.tokens, refreshed_B)
 
     def _update(self, state: AttentionState, index_BM: Tensor, new: QKV) -> float:
         """The update for streams with the same number of selected rows; returns refreshed rows per stream."""
@@ -123,10 +133,11 @@ class GlobalAttention:
         q_new, k_new, v_new = (x.view(B, M, self.heads, self.head_dim) for x in new)
         # One kernel call for the old and the new keys: the work of small M fills the cores better.
         keys, values = (
-            torch.cat([rows.take(old).view_as(now), now])
-            for old, now in ((k_BNHd, k_new), (v_BNHd, v_new))
+            torch.cat([rows.take(old).view_as(now), now]) for old, now in ((k_BNHd, k_new), (v_BNHd, v_new))
         )
-        part, lse = partial_attention(q_BRHd[None].expand(2, *q_BRHd.shape).flatten(0, 1), keys, values, scale=self.scale)
+        part, lse = partial_attention(
+            q_BRHd[None].expand(2, *q_BRHd.shape).flatten(0, 1), keys, values, scale=self.scale
+        )
         loss_BRH, gain_BRH = torch.exp(lse[:B] - lse_BRH), torch.exp(lse[B:] - lse_BRH)
         kept_BRH = 1 - loss_BRH
         mass_BRH = kept_BRH + gain_BRH
@@ -166,7 +177,11 @@ class GlobalAttention:
         ledger.add("qk", pairs)
         ledger.add("av", pairs)
 
-    def count_exact(self, ledger: MacLedger, counts: Counts, tokens: int, refreshed: Amount = 0.0) -> None:
+    def count_exact(self, ledger: MacLedger, rows: Rows) -> None:
+        """See `AttentionLayer.count_exact`."""
+        self.expect_exact(ledger, rows.counts, rows.tokens)
+
+    def expect_exact(self, ledger: MacLedger, counts: Counts, tokens: int, refreshed: Amount = 0.0) -> None:
         """Adds the cost of an exact update of `counts` tokens per stream to the ledger."""
         dense = (counts >= DENSE_FROM * tokens) * 1.0
         others = tokens - counts

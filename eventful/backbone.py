@@ -21,19 +21,21 @@ class Backbone(abc.ABC):
 
     Attributes:
         vit: The wrapped model.
-        blocks: Its transformer blocks.
         dim: D.
         prefix: Number of class and register tokens.
     """
 
     vit: nn.Module
-    blocks: Sequence[Block]
     dim: int
     prefix: int
 
     @abc.abstractmethod
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of patch tokens for frames of (height, width)."""
+
+    @abc.abstractmethod
+    def blocks(self, grid: tuple[int, int]) -> Sequence[Block]:
+        """The transformer blocks, for frames with this grid of patch tokens."""
 
     @abc.abstractmethod
     def embed(self, frame: Tensor) -> Tensor:

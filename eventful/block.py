@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eventful.attention import QKV, GlobalAttention
+from eventful.attention import QKV
+from eventful.layer import AttentionLayer
 from eventful.rows import Rows
 
 TokenWise = Callable[[Tensor], Tensor]
@@ -37,7 +38,7 @@ class Block:
 
     norm1: TokenWise
     qkv: Callable[[Tensor, Rows], QKV]
-    attention: GlobalAttention
+    attention: AttentionLayer
     proj: TokenWise
     norm2: TokenWise
     mlp: TokenWise

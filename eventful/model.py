@@ -184,14 +184,14 @@ class EventfulModel(nn.Module):
         size = (frame.shape[-2], frame.shape[-1])
         plan = self._plan(frame)
         flush = state is None or bool(state.flush_B.all())
-        state = self._fresh(frame, state) if flush or state is None else _usable(state)
+        state = self._fresh(plan, frame, state) if flush or state is None else _usable(state)
         run = FrameRun(plan, self.options, state, flush, masked)
         tokens_BND = self.backbone.embed(frame)
         if self.options.granularity == "gate":
-            out_BND = yield from through_gates(run, self.backbone.blocks, tokens_BND)
+            out_BND = yield from through_gates(run, plan.blocks, tokens_BND)
             features_BND = self.backbone.finish(out_BND)
         else:
-            rows, tokens = yield from through_frame(run, self.backbone.blocks, tokens_BND)
+            rows, tokens = yield from through_frame(run, plan.blocks, tokens_BND)
             if not rows.empty:
                 state.features_BND = rows.put(state.features_BND, self.backbone.finish(tokens))
             # The buffer is edited in place by the next frame; what the caller holds must not change.
@@ -201,11 +201,11 @@ class EventfulModel(nn.Module):
         state.macs = run.ledger.report()
         return self.backbone.features(features_BND, size), state
 
-    def _fresh(self, frame: Tensor, state: StreamState | None) -> StreamState:
+    def _fresh(self, plan: FramePlan, frame: Tensor, state: StreamState | None) -> StreamState:
         """A state without buffers; frame numbers go on."""
         flush_B = torch.ones(frame.shape[0], dtype=torch.bool, device=frame.device)
         size = (frame.shape[-2], frame.shape[-1])
-        blocks = [BlockState() for _ in self.backbone.blocks]
+        blocks = [BlockState() for _ in plan.blocks]
         return StreamState(blocks, flush_B, size, frame=0 if state is None else state.frame)
 
     def _plan(self, frame: Tensor) -> FramePlan:

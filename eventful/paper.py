@@ -21,14 +21,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eventful.attention import QKV, GlobalAttention, buffered, stream_of, write
+from eventful.attention import QKV, buffered, stream_of, write
+from eventful.layer import AttentionLayer
 from eventful.ledger import MacLedger
 from eventful.rows import Counts, PackedRows, Rows
 from eventful.state import AttentionState
 
 
 def update_paper(
-    attention: GlobalAttention,
+    attention: AttentionLayer,
     state: AttentionState,
     rows: Rows,
     new: QKV,
@@ -61,7 +62,7 @@ def update_paper(
 
 
 def blend_paper(
-    attention: GlobalAttention, state: AttentionState, rows: Rows, new: QKV, stored: torch.dtype | None = None
+    attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV, stored: torch.dtype | None = None
 ) -> Tensor:
     """The same for masked rows, differentiable: A_eff[:, j] <- m_j A_new[:, j] + (1 - m_j) A_eff[:, j].
 
@@ -79,7 +80,7 @@ def blend_paper(
     return state.out_BNHd.to(v_BHNd.dtype)
 
 
-def count_paper(attention: GlobalAttention, ledger: MacLedger, counts: Counts, tokens: int) -> None:
+def count_paper(attention: AttentionLayer, ledger: MacLedger, counts: Counts, tokens: int) -> None:
     """Adds the cost of the published update of `counts` tokens per stream to the ledger."""
     full = (counts >= tokens) * 1.0
     pairs = full * tokens**2 + (1 - full) * 2 * counts * tokens
@@ -89,7 +90,7 @@ def count_paper(attention: GlobalAttention, ledger: MacLedger, counts: Counts, t
 
 
 def _afresh(
-    attention: GlobalAttention, state: AttentionState, stored: torch.dtype | None
+    attention: AttentionLayer, state: AttentionState, stored: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, weights (both as stored) and outputs (float32) from the buffered q, k, v."""
     q, k, v = (buffered(x).transpose(1, 2) for x in (state.q_BNHd, state.k_BNHd, state.v_BNHd))
@@ -99,7 +100,7 @@ def _afresh(
 
 
 def _flush_one(
-    attention: GlobalAttention, state: AttentionState, index_M: Tensor, new: QKV, stored: torch.dtype | None
+    attention: AttentionLayer, state: AttentionState, index_M: Tensor, new: QKV, stored: torch.dtype | None
 ) -> None:
     """A flush of one stream, in place."""
     write(state, PackedRows.from_index(index_M[None], len(index_M)), new)
@@ -108,7 +109,7 @@ def _flush_one(
         buffered(buffer).copy_(value)
 
 
-def _update_one(attention: GlobalAttention, state: AttentionState, index_M: Tensor, new: QKV) -> None:
+def _update_one(attention: AttentionLayer, state: AttentionState, index_M: Tensor, new: QKV) -> None:
     """The published update of one stream, in place."""
     q_BNHd, k_BNHd, v_BNHd = buffered(state.q_BNHd), buffered(state.k_BNHd), buffered(state.v_BNHd)
     logits_HNN, weights_HNN = buffered(state.logits_BHNN)[0], buffered(state.weights_BHNN)[0]

@@ -15,11 +15,12 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from eventful.attention import QKV, GlobalAttention, write
+from eventful.attention import QKV, write
 from eventful.block import Block
+from eventful.layer import AttentionLayer
 from eventful.ledger import MacLedger
 from eventful.paper import blend_paper, count_paper, update_paper
-from eventful.plan import FramePlan, Options
+from eventful.plan import AttentionMode, FramePlan, Options
 from eventful.rows import AllRows, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
 from policies.protocol import GateObservation, Selection
@@ -40,9 +41,7 @@ class FrameRun:
         masked: Masked (training) or packed execution.
     """
 
-    def __init__(
-        self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool
-    ) -> None:
+    def __init__(self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool) -> None:
         self.plan, self.options, self.state, self.masked = plan, options, state, masked
         self.flush = flush
         self.ledger = MacLedger(state.streams, plan.dense)
@@ -140,10 +139,10 @@ def _attend(run: FrameRun, block: Block, state: BlockState, x_BND: Tensor) -> De
 
 
 def _attention_packed(
-    run: FrameRun, attention: GlobalAttention, state: AttentionState, rows: Rows, new: QKV | None
+    run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV | None
 ) -> Tensor:
     """Brings the buffers up to date; returns attention outputs (B, N, H, d)."""
-    mode = run.options.attention
+    mode = _mode(run, attention)
     if mode == "recompute":
         if new is not None:
             write(state, rows, new)
@@ -159,17 +158,15 @@ def _attention_packed(
     return _filled(state.out_BNHd)
 
 
-def _attention_masked(
-    run: FrameRun, attention: GlobalAttention, state: AttentionState, rows: Rows, new: QKV
-) -> Tensor:
+def _attention_masked(run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV) -> Tensor:
     """The same with gradients; the ledger has the cost of the packed frame."""
-    mode = run.options.attention
+    mode = _mode(run, attention)
     if run.flush or mode == "recompute":
         attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
     elif mode == "paper":
         count_paper(attention, run.ledger, rows.counts, rows.tokens)
     else:
-        attention.count_exact(run.ledger, rows.counts, rows.tokens)
+        attention.count_exact(run.ledger, rows)
     if mode == "paper":
         return blend_paper(attention, state, rows, new, run.options.buffer_dtype)
     write(state, rows, new)
@@ -178,9 +175,14 @@ def _attention_masked(
     return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
 
 
-def through_frame(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Generator[
-    GateObservation, Selection, tuple[Rows, Tensor]
-]:
+def _mode(run: FrameRun, attention: AttentionLayer) -> AttentionMode:
+    """Windowed attention is token-wise only in the paper."""
+    return "recompute" if run.options.attention == "paper" and attention.local else run.options.attention
+
+
+def through_frame(
+    run: FrameRun, blocks: Sequence[Block], x_BND: Tensor
+) -> Generator[GateObservation, Selection, tuple[Rows, Tensor]]:
     """Runs the blocks with one decision for all of them; returns the rows and their outputs of the last block."""
     rows, tokens, run.state.frame_gate = yield from run.decide(
         run.state.frame_gate, "frame", x_BND, output_BND=run.state.features_BND

@@ -5,6 +5,7 @@ Shape suffixes: B streams, N tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eventful.backbone import Backbone
+from eventful.block import Block
 from eventful.ledger import MacLedger
 from eventful.paper import count_paper
 from policies.protocol import Granularity, Layout, Policy
@@ -58,6 +60,7 @@ class FramePlan:
     """Sizes and costs for one frame size.
 
     Attributes:
+        blocks: The transformer blocks for this size.
         layout: What policies are told.
         dense: MACs of the dense model's blocks per frame.
         embed: MACs of the patch embedding.
@@ -65,6 +68,7 @@ class FramePlan:
         policy: MACs of the policy per gate, beyond the error norm.
     """
 
+    blocks: Sequence[Block]
     layout: Layout
     dense: float
     embed: float
@@ -81,12 +85,14 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
     grid = backbone.grid(size)
     tokens = backbone.prefix + grid[0] * grid[1]
     embed, head = backbone.measure(frame)
-    dense = _dense_macs(backbone, tokens)
-    gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(backbone.blocks)
+    blocks = backbone.blocks(grid)
+    dense = _dense_macs(blocks, tokens)
+    gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(blocks)
     layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
     policy_macs = policy.macs(layout)
-    shares = _shares(backbone, options, layout, dense, gates * policy_macs)
+    shares = _shares(blocks, options, layout, dense, gates * policy_macs)
     return FramePlan(
+        blocks,
         Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares),
         dense,
         embed,
@@ -95,29 +101,29 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
     )
 
 
-def _dense_macs(backbone: Backbone, tokens: int) -> float:
+def _dense_macs(blocks: Sequence[Block], tokens: int) -> float:
     ledger = MacLedger(1, 1.0)
-    for block in backbone.blocks:
+    for block in blocks:
         ledger.add("token_wise", tokens * (block.qkv_macs + block.proj_macs + block.mlp_macs))
         block.attention.count_dense(ledger, float(tokens), tokens)
     return float(ledger.report().total[0])
 
 
 def _shares(
-    backbone: Backbone, options: Options, layout: Layout, dense: float, policy: float
+    blocks: Sequence[Block], options: Options, layout: Layout, dense: float, policy: float
 ) -> tuple[float, ...]:
     """Share of the dense MACs when every gate selects M tokens, for M = 0..N: one virtual stream per M."""
     counts = np.arange(layout.tokens + 1, dtype=np.float64)
     ledger = MacLedger(len(counts), dense)
     ledger.add("policy", policy)
     ledger.add("gates", float(layout.gates * layout.tokens * layout.dim))
-    for block in backbone.blocks:
+    for block in blocks:
         ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
         if options.granularity == "frame":
             block.attention.count_dense(ledger, counts, layout.tokens)
         elif options.attention == "exact":
-            block.attention.count_exact(ledger, counts, layout.tokens)
-        elif options.attention == "paper":
+            block.attention.expect_exact(ledger, counts, layout.tokens)
+        elif options.attention == "paper" and not block.attention.local:
             count_paper(block.attention, ledger, counts, layout.tokens)
         else:
             block.attention.count_dense(ledger, float(layout.tokens), layout.tokens)

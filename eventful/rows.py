@@ -86,7 +86,7 @@ class AllRows(Rows):
         if not self._in_place:
             return values
         # A copy, because values may be (a view of) another buffer that is edited later.
-        return values.clone() if buffer_BN is None else buffer_BN.copy_(values)
+        return values.clone(memory_format=torch.contiguous_format) if buffer_BN is None else buffer_BN.copy_(values)
 
     def table(self, table_N: Tensor) -> Tensor:
         """See `Rows.table`."""
@@ -143,6 +143,8 @@ class PackedRows(Rows):
         """See `Rows.put`."""
         if buffer_BN is None:
             raise ValueError("packed rows need a buffer to go into: the stream has not been flushed")
+        # A buffer that masked rows have left behind may be a view of a permuted tensor.
+        buffer_BN = buffer_BN.contiguous()
         flat = buffer_BN.view(-1, *buffer_BN.shape[2:])
         flat.index_copy_(0, self.flat_P, values.reshape(-1, *buffer_BN.shape[2:]))
         return buffer_BN
@@ -173,11 +175,15 @@ class PackedRows(Rows):
 
 
 class MaskedRows(Rows):
-    """Every row is computed, and blended into the buffer by a mask in [0, 1] that may carry gradients."""
+    """Every row is computed, and blended into the buffer by a mask.
+
+    Attributes:
+        mask_BN: Bool, or in [0, 1] and carrying gradients.
+    """
 
     def __init__(self, mask_BN: Tensor) -> None:
         self.streams, self.tokens = mask_BN.shape
-        self._mask_BN = mask_BN
+        self.mask_BN = mask_BN
         self.counts = mask_BN.double().sum(1)
 
     def take(self, x_BN: Tensor) -> Tensor:
@@ -188,7 +194,7 @@ class MaskedRows(Rows):
         """See `Rows.put`; returns a new tensor."""
         if buffer_BN is None:
             raise ValueError("masked rows need a buffer to blend with: the stream has not been flushed")
-        mask = self._mask_BN.reshape(self._mask_BN.shape + (1,) * (values.dim() - 2))
+        mask = self.mask_BN.reshape(self.mask_BN.shape + (1,) * (values.dim() - 2))
         if mask.dtype == torch.bool:
             return torch.where(mask, values, buffer_BN)
         mask = mask.to(values.dtype)
@@ -200,7 +206,7 @@ class MaskedRows(Rows):
 
     def mask(self) -> Tensor:
         """See `Rows.mask`."""
-        return self._mask_BN if self._mask_BN.dtype == torch.bool else self._mask_BN > 0.5
+        return self.mask_BN if self.mask_BN.dtype == torch.bool else self.mask_BN > 0.5
 
     def stamp(self, stamp_BN: Tensor, frame: int) -> Tensor:
         """See `Rows.stamp`; returns a new tensor."""

@@ -43,6 +43,7 @@ class AttentionState:
         v_BNHd: Values.
         out_BNHd: Attention outputs, float32 (`attention="exact"` and `"paper"`).
         lse_BNH: Log-sum-exp of each row of logits, float32 (`attention="exact"` only).
+        axes_BNHA: Biases of each query against key rows and key columns (`"exact"`, relative positions only).
         logits_BHNN: Query-key products, scaled (`attention="paper"` only).
         weights_BHNN: Attention weights; each column as of its key's last update (`attention="paper"` only).
     """
@@ -52,6 +53,7 @@ class AttentionState:
     v_BNHd: Tensor | None = None
     out_BNHd: Tensor | None = None
     lse_BNH: Tensor | None = None
+    axes_BNHA: Tensor | None = None
     logits_BHNN: Tensor | None = None
     weights_BHNN: Tensor | None = None
 

@@ -6,9 +6,10 @@ from torch import nn
 
 from eventful.backbone import Backbone
 from eventful.errors import UnsupportedModel
+from eventful.families.sam import SAMBackbone
 from eventful.families.vit import ViTBackbone
 
-_FAMILIES: tuple[type[ViTBackbone], ...] = (ViTBackbone,)
+_FAMILIES: tuple[type[ViTBackbone] | type[SAMBackbone], ...] = (ViTBackbone, SAMBackbone)
 
 
 def adapt(vit: nn.Module) -> Backbone:

@@ -5,6 +5,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), composed from timm's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import Attention
@@ -37,11 +38,15 @@ class ViTBackbone(Backbone):
             raise UnsupportedModel("patch_drop: a model that drops patch tokens has no fixed set of tokens")
         self.vit: VisionTransformer = vit
         self.dim, self.prefix = vit.embed_dim, vit.num_prefix_tokens
-        self.blocks = [adapt_block(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
+        self._blocks = [adapt_block(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """See `Backbone.grid`."""
         return self.vit.patch_embed.dynamic_feat_size(size)
+
+    def blocks(self, grid: tuple[int, int]) -> Sequence[Block]:
+        """See `Backbone.blocks`; they are the same for all grids."""
+        return self._blocks
 
     def embed(self, frame: Tensor) -> Tensor:
         """See `Backbone.embed`."""

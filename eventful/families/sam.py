@@ -1,0 +1,157 @@
+"""`timm.models.VisionTransformerSAM`: SAM's image encoder, and ViTDet, which has the same layout.
+
+Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (2022); Kirillov et al., "Segment
+Anything" (2023). Windowed blocks with padding, a few global ones, decomposed relative positions or rotary embeddings,
+tokens on a grid without class token, a convolutional neck. Composed from timm's own submodules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed_nhwc
+from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM
+from timm.models.vision_transformer_sam import Block as TimmBlock
+from torch import Tensor, nn
+
+from eventful.attention import QKV, GlobalAttention
+from eventful.backbone import Backbone
+from eventful.block import Block
+from eventful.errors import UnsupportedModel
+from eventful.grid_attention import GridAttention
+from eventful.layer import AttentionLayer
+from eventful.ledger import linear_macs
+from eventful.partition import Partition
+from eventful.pooling import KeyPooling
+from eventful.positions import RelativePositions, RopeTable
+from eventful.rows import AllRows, Rows
+from eventful.vitdet import PooledAttention
+from eventful.windows import WindowedAttention
+
+Grid = tuple[int, int]
+
+
+class SAMBackbone(Backbone):
+    """A windowed vision transformer on a grid of tokens."""
+
+    title = "timm VisionTransformerSAM"
+
+    @staticmethod
+    def takes(vit: nn.Module) -> bool:
+        """Whether the model belongs to this family."""
+        return isinstance(vit, VisionTransformerSAM)
+
+    def __init__(self, vit: nn.Module) -> None:
+        if not isinstance(vit, VisionTransformerSAM):
+            raise UnsupportedModel(f"{type(vit).__name__} is not a {self.title}")
+        if not isinstance(vit.patch_drop, nn.Identity):
+            raise UnsupportedModel("patch_drop: a model that drops patch tokens has no fixed set of tokens")
+        self._blocks = [_checked(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
+        self.vit: VisionTransformerSAM = vit
+        self.dim, self.prefix = vit.embed_dim, 0
+
+    def grid(self, size: tuple[int, int]) -> Grid:
+        """See `Backbone.grid`."""
+        return self.vit.patch_embed.dynamic_feat_size(size)  # type: ignore[operator]
+
+    def blocks(self, grid: Grid) -> Sequence[Block]:
+        """See `Backbone.blocks`."""
+        cut = {side: Partition(grid, side) for side in {block.window_size for block in self._blocks} - {0}}
+        return [_adapt(block, grid, cut.get(block.window_size)) for block in self._blocks]
+
+    def embed(self, frame: Tensor) -> Tensor:
+        """See `Backbone.embed`."""
+        x_BYXD = self.vit.patch_embed(frame)
+        if self.vit.pos_embed is not None:
+            x_BYXD = x_BYXD + resample_abs_pos_embed_nhwc(self.vit.pos_embed, x_BYXD.shape[1:3])
+        return self.vit.norm_pre(x_BYXD).flatten(1, 2)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """See `Backbone.finish`."""
+        return tokens
+
+    def features(self, tokens_BND: Tensor, size: tuple[int, int]) -> Tensor:
+        """See `Backbone.features`."""
+        return self.vit.neck(tokens_BND.unflatten(1, self.grid(size)).permute(0, 3, 1, 2))
+
+    def head(self, features: Tensor) -> Any:
+        """See `Backbone.head`."""
+        return self.vit.forward_head(features)
+
+
+def _checked(block: nn.Module, where: str) -> TimmBlock:
+    if type(block) is not TimmBlock:
+        raise UnsupportedModel(f"{where}: {type(block).__name__} is not SAM's pre-norm Block")
+    if type(block.attn) not in (Attention, PooledAttention):
+        raise UnsupportedModel(f"{where}.attn: {type(block.attn).__name__} is not SAM's Attention")
+    if isinstance(block.attn, PooledAttention) and (block.window_size or block.attn.rope is not None):
+        raise UnsupportedModel(f"{where}.attn: keys are pooled only in global blocks without rotary embeddings")
+    return block
+
+
+def _adapt(block: TimmBlock, grid: Grid, windows: Partition | None) -> Block:
+    """A block of SAM's ViT, taken apart, for one grid of tokens."""
+    attn = block.attn
+    rope = None
+    if attn.rope is not None:
+        area = grid if windows is None else (windows.side, windows.side)
+        rope = RopeTable(attn.rope, area, prefix=0, place=None if windows is None else windows.place_N)
+
+    def qkv(tokens: Tensor, rows: Rows) -> QKV:
+        q, k, v = _project(attn, tokens)
+        return (q, k, v) if rope is None else rope.turn(q, k, v, rows)
+
+    def proj(out: Tensor) -> Tensor:
+        return block.ls1(attn.proj(out))
+
+    def mlp(tokens: Tensor) -> Tensor:
+        return block.ls2(block.mlp(tokens))
+
+    return Block(
+        norm1=block.norm1,
+        qkv=qkv,
+        attention=_attention(attn, grid, windows),
+        proj=proj,
+        norm2=block.norm2,
+        mlp=mlp,
+        qkv_macs=linear_macs(attn.qkv),
+        proj_macs=linear_macs(attn.proj),
+        mlp_macs=linear_macs(block.mlp),
+    )
+
+
+def _attention(attn: Attention, grid: Grid, windows: Partition | None) -> AttentionLayer:
+    size = (attn.num_heads, attn.head_dim, attn.scale)
+    pooling = KeyPooling(grid, attn.kv_pool) if isinstance(attn, PooledAttention) else None
+    positions = None
+    if attn.use_rel_pos:
+        queries = grid if windows is None else (windows.side, windows.side)
+        keys = queries if pooling is None else pooling.cells.grid
+        positions = RelativePositions(lambda: (attn.rel_pos_h, attn.rel_pos_w), queries, keys)
+    if windows is not None:
+        return WindowedAttention(*size, windows, _padding(attn, windows), positions)
+    if positions is None and pooling is None:
+        return GlobalAttention(*size)
+    return GridAttention(*size, grid[0] * grid[1], positions, pooling)
+
+
+def _project(attn: Attention, tokens: Tensor) -> QKV:
+    q, k, v = attn.qkv(tokens).unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
+    return attn.q_norm(q), attn.k_norm(k), v
+
+
+def _padding(attn: Attention, windows: Partition) -> Callable[[], QKV]:
+    """What the projection makes of tokens that are zero, at every place of a window."""
+
+    def padding() -> QKV:
+        weight = attn.qkv.weight
+        q, k, v = _project(attn, torch.zeros(1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device))
+        if attn.rope is not None:
+            everywhere = AllRows(1, windows.places, in_place=False)
+            q, k, v = (x.expand(-1, windows.places, -1, -1) for x in (q, k, v))
+            q, k, v = RopeTable(attn.rope, (windows.side, windows.side), prefix=0).turn(q, k, v, everywhere)
+        return q[0], k[0], v[0]
+
+    return padding

@@ -1,0 +1,86 @@
+"""What a block needs of its attention: `AttentionLayer`, of which global and windowed attention are implementations.
+
+Shape suffixes: B streams, N tokens, K keys, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from eventful.attention import QKV
+from eventful.ledger import Amount, MacLedger
+from eventful.rows import Rows
+from eventful.state import AttentionState
+
+
+class AttentionLayer(Protocol):
+    """How tokens attend to each other, and how that is brought up to date.
+
+    Attributes:
+        heads: H.
+        head_dim: d.
+        scale: Of the query-key products.
+        dim: H * d.
+        local: Attention within windows, which `attention="paper"` recomputes densely, as the authors do.
+    """
+
+    heads: int
+    head_dim: int
+    scale: float
+    dim: int
+    local: bool
+
+    def keys(self, x_BNHd: Tensor) -> Tensor:
+        """Keys or values that queries meet (B, K, H, d), made from those of all tokens: pooled, or as they are."""
+        ...
+
+    def bias(self, q_BNHd: Tensor) -> Tensor | None:
+        """What is added to the scaled logits of all tokens (B, H, N, K), None for nothing; carries gradients."""
+        ...
+
+    def dense(self, q_BNHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
+        """Attention of all tokens (B, N, H, d); carries gradients."""
+        ...
+
+    def rows(self, q: Tensor, rows: Rows, state: AttentionState) -> Tensor:
+        """Attention of the taken rows over the buffered keys, without any update of other rows.
+
+        Args:
+            q: Queries of the rows (..., H, d), as `rows.take` shapes them.
+            rows: Which rows these are.
+            state: With the keys and values of all tokens.
+
+        Returns:
+            Attention outputs shaped like q.
+        """
+        ...
+
+    def flush_exact(self, state: AttentionState) -> None:
+        """Attention of all tokens from the buffers, with what `update_exact` goes on from."""
+        ...
+
+    def update_exact(self, state: AttentionState, rows: Rows, new: QKV, ledger: MacLedger) -> None:
+        """Writes new q, k, v of the rows into the buffers and brings all attention outputs up to date, in place.
+
+        Args:
+            state: Buffers of B streams.
+            rows: Packed rows, or all rows.
+            new: q, k, v of the rows (..., H, d).
+            ledger: Takes the cost.
+        """
+        ...
+
+    def count_dense(self, ledger: MacLedger, rows: Amount, tokens: int) -> None:
+        """Adds the attention of some of the tokens over the keys to the ledger."""
+        ...
+
+    def count_exact(self, ledger: MacLedger, rows: Rows) -> None:
+        """Adds the cost of an exact update of these rows to the ledger, with gradients for masked rows."""
+        ...
+
+    def expect_exact(self, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
+        """Adds the cost of an exact update of `counts` tokens drawn at random, for each entry."""
+        ...
