@@ -53,6 +53,8 @@ def load_backbone(
     if num_classes is not None:
         options["num_classes"] = num_classes
     model = _create(name, options, pretrained=weights is None)
+    if image_size is not None:
+        _check_patches(model, image_size)
     if weights is not None:
         fill(model, read_weights(weights), str(weights))
     return model
@@ -70,7 +72,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             state: Any = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except UnpicklingError as error:
+        # PyTorch's own message advises to switch the safe loading off.
+        raise UserError(f"weights file {path} is no PyTorch file that holds nothing but tensors") from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights file {path} cannot be read: {reason}") from error
     for key in _WRAPPERS:
@@ -137,6 +142,16 @@ def _resampled(model: nn.Module, pos_embed: Tensor, source: str) -> Tensor:
     return resample_abs_pos_embed(
         pos_embed, new_size=list(vit.patch_embed.grid_size), old_size=[side, side], num_prefix_tokens=prefix
     )
+
+
+def _check_patches(model: nn.Module, image_size: Sequence[int]) -> None:
+    """timm would leave out the pixels at the border that do not fill a patch."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is not None and any(side % p for side, p in zip(image_size, patch, strict=True)):
+        fits = [max(round(side / p), 1) * p for side, p in zip(image_size, patch, strict=True)]
+        raise UserError(
+            f"image_size {list(image_size)} is no multiple of the patches of {patch[0]}x{patch[1]} pixels; {fits} is"
+        )
 
 
 def _size(image_size: Sequence[int]) -> Sequence[int]:
