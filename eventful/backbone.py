@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from eventful.block import Block
+from eventful.measure import measured_macs
 
 
 class Backbone(abc.ABC):
@@ -56,12 +56,7 @@ class Backbone(abc.ABC):
     def measure(self, frame: Tensor) -> tuple[float, float]:
         """MACs per stream of `embed` and of everything after the blocks, counted by running them once on a frame."""
         size = (frame.shape[-2], frame.shape[-1])
-        with torch.no_grad():
-            blank = torch.zeros_like(frame[:1])
-            embed = FlopCounterMode(display=False)
-            with embed:
-                tokens = self.embed(blank)
-            head = FlopCounterMode(display=False)
-            with head:
-                self.head(self.features(self.finish(tokens), size))
-        return embed.get_total_flops() / 2, head.get_total_flops() / 2
+        blank = torch.zeros_like(frame[:1])
+        tokens, embed = measured_macs(self.embed, blank)
+        _, head = measured_macs(lambda: self.head(self.features(self.finish(tokens), size)))
+        return embed, head

@@ -6,10 +6,15 @@ from torch import nn
 
 from eventful.backbone import Backbone
 from eventful.errors import UnsupportedModel
+from eventful.families.eva import EvaBackbone
 from eventful.families.sam import SAMBackbone
 from eventful.families.vit import ViTBackbone
 
-_FAMILIES: tuple[type[ViTBackbone] | type[SAMBackbone], ...] = (ViTBackbone, SAMBackbone)
+_FAMILIES: tuple[type[ViTBackbone] | type[EvaBackbone] | type[SAMBackbone], ...] = (
+    ViTBackbone,
+    EvaBackbone,
+    SAMBackbone,
+)
 
 
 def adapt(vit: nn.Module) -> Backbone:

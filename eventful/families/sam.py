@@ -20,6 +20,7 @@ from eventful.attention import QKV, GlobalAttention
 from eventful.backbone import Backbone
 from eventful.block import Block
 from eventful.errors import UnsupportedModel
+from eventful.families.check import check_forward, check_patch_drop
 from eventful.grid_attention import GridAttention
 from eventful.layer import AttentionLayer
 from eventful.ledger import linear_macs
@@ -46,8 +47,8 @@ class SAMBackbone(Backbone):
     def __init__(self, vit: nn.Module) -> None:
         if not isinstance(vit, VisionTransformerSAM):
             raise UnsupportedModel(f"{type(vit).__name__} is not a {self.title}")
-        if not isinstance(vit.patch_drop, nn.Identity):
-            raise UnsupportedModel("patch_drop: a model that drops patch tokens has no fixed set of tokens")
+        check_forward(vit, VisionTransformerSAM)
+        check_patch_drop(vit.patch_drop)
         self._blocks = [_checked(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
         self.vit: VisionTransformerSAM = vit
         self.dim, self.prefix = vit.embed_dim, 0

@@ -10,13 +10,14 @@ from typing import Any
 
 from timm.layers import Attention
 from timm.models.vision_transformer import Block as TimmBlock
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from eventful.attention import QKV, GlobalAttention
 from eventful.backbone import Backbone
-from eventful.block import Block
+from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
+from eventful.families.check import check_forward, check_patch_drop, check_ungated
 from eventful.ledger import linear_macs
 from eventful.rows import Rows
 
@@ -34,8 +35,8 @@ class ViTBackbone(Backbone):
     def __init__(self, vit: nn.Module) -> None:
         if not isinstance(vit, VisionTransformer):
             raise UnsupportedModel(f"{type(vit).__name__} is not a {self.title}")
-        if not isinstance(vit.patch_drop, nn.Identity):
-            raise UnsupportedModel("patch_drop: a model that drops patch tokens has no fixed set of tokens")
+        check_forward(vit, VisionTransformer)
+        check_patch_drop(vit.patch_drop)
         self.vit: VisionTransformer = vit
         self.dim, self.prefix = vit.embed_dim, vit.num_prefix_tokens
         self._blocks = [adapt_block(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
@@ -66,37 +67,45 @@ class ViTBackbone(Backbone):
 
 
 def adapt_block(block: nn.Module, where: str) -> Block:
-    """A timm pre-norm block with plain attention, taken apart.
+    """A timm pre-norm or residual-post-norm block with plain attention, taken apart.
 
     Raises:
         UnsupportedModel: Naming the submodule that is in the way.
     """
-    if type(block) is not TimmBlock:
-        raise UnsupportedModel(f"{where}: {type(block).__name__} is not a plain pre-norm Block")
+    if not (type(block) is TimmBlock or type(block) is ResPostBlock):
+        raise UnsupportedModel(f"{where}: {type(block).__name__} is neither timm's Block nor its ResPostBlock")
     attn = block.attn
     if type(attn) is not Attention:
         raise UnsupportedModel(f"{where}.attn: {type(attn).__name__} is not timm's plain Attention")
-    if getattr(attn, "gate", None) is not None:
-        raise UnsupportedModel(f"{where}.attn.gate: gated attention outputs are not supported")
+    check_ungated(attn, where)
 
     def qkv(tokens: Tensor, rows: Rows) -> QKV:
         q, k, v = attn.qkv(tokens).unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
         return attn.q_norm(q), attn.k_norm(k), v
 
+    norm1, norm2, after_proj, after_mlp = _norms_and_scales(block)
+
     def proj(out: Tensor) -> Tensor:
-        return block.ls1(attn.proj(attn.norm(out)))
+        return after_proj(attn.proj(attn.norm(out)))
 
     def mlp(tokens: Tensor) -> Tensor:
-        return block.ls2(block.mlp(tokens))
+        return after_mlp(block.mlp(tokens))
 
     return Block(
-        norm1=block.norm1,
+        norm1=norm1,
         qkv=qkv,
         attention=GlobalAttention(attn.num_heads, attn.head_dim, attn.scale),
         proj=proj,
-        norm2=block.norm2,
+        norm2=norm2,
         mlp=mlp,
         qkv_macs=linear_macs(attn.qkv),
         proj_macs=linear_macs(attn.proj),
         mlp_macs=linear_macs(block.mlp),
     )
+
+
+def _norms_and_scales(block: TimmBlock | ResPostBlock) -> tuple[TokenWise, TokenWise, TokenWise, TokenWise]:
+    """What comes before attention and MLP, and what after. Norms after a branch are token-wise parts of it."""
+    if isinstance(block, ResPostBlock):
+        return nn.Identity(), nn.Identity(), block.norm1, block.norm2
+    return block.norm1, block.norm2, block.ls1, block.ls2
