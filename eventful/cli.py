@@ -1,9 +1,9 @@
 """The frame of all console commands: errors that a user can act on end as one line and exit code 2.
 
-The rule: `EventfulError` (all that this package raises on purpose) and `OSError` (the file system, the network) become
-one line on stderr. Everything else is a programming error and keeps its traceback. Where a command hands input of the
-user to code that reports it as a plain `ValueError` (`policies` knows none of the errors of this package), it does so
-inside `user_input`.
+The rule: `EventfulError` (all that this package raises on purpose), `OSError` (the file system, the network) and a
+full GPU become one line on stderr. Everything else is a programming error and keeps its traceback. Where a command
+hands input of the user to code that reports it as a plain `ValueError` (`policies` knows none of the errors of this
+package), it does so inside `user_input`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
+
+import torch
 
 from eventful.errors import EventfulError, UserError
 
@@ -42,7 +44,7 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
         # Whoever read our output has gone (`| head`); the interpreter's own flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (EventfulError, OSError) as error:
+    except (EventfulError, OSError, torch.OutOfMemoryError) as error:
         print(f"{command}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:

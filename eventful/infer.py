@@ -1,0 +1,236 @@
+"""Runs a policy checkpoint on live or stored video: `eventful-infer VIDEO --policy DIR --out OUT.mp4`.
+
+In Python:
+
+>>> import eventful.infer
+>>> for result in eventful.infer.run("street.mp4", "runs/demo/policy", budget=0.1):
+...     print(result.index, result.macs_ratio, result.predictions)
+
+The video is streamed in bounded memory, and results are written as they come: when a video breaks at some frame, those
+of the frames before it are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from tqdm import tqdm
+
+import policies
+from eventful import cli
+from eventful.errors import UserError
+from eventful.infer_arguments import Schedule, parser
+from eventful.model import EventfulModel, wrap
+from eventful.overlay import draw
+from eventful.streaming import FrameResult, VideoRunner
+from eventful.summary import Summary
+from eventful.tasks import Task, load_task
+from eventful.video import FrameReader, VideoWriter, read_frames
+from policies.protocol import Policy
+
+COMMAND = "eventful-infer"
+
+
+def run(
+    video: str | Path,
+    policy: str | Path | Policy,
+    task: str | Task | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    budget: float | Schedule | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    dense_every: int = 0,
+    max_frames: int | None = None,
+) -> Iterator[FrameResult]:
+    """Runs a policy on a video.
+
+    Args:
+        video: A file, a stream address, a camera device, or a folder of images.
+        policy: Folder of a checkpoint, its name on the model hub, or a policy.
+        task: Name of a task or a task; by default the one that the checkpoint was trained with.
+        task_options: For the task, over those that the checkpoint was trained with.
+        budget: Share of the dense MACs, or a schedule [(first frame, budget), ...]; the policy's own if None.
+        options: For `eventful.wrap`, over those that the checkpoint was trained with.
+        device: Such as `cuda:0`; the first GPU if there is one, else the CPU.
+        dtype: `float32`, `float16` or `bfloat16`.
+        dense_every: Every so many frames, compare with the dense model; 0 for never.
+        max_frames: Stop after so many frames.
+
+    Yields:
+        A `FrameResult` for each frame, as soon as it is there.
+
+    Raises:
+        UserError: If the pieces do not fit together; the message says which and what would fit.
+        VideoError: Where the video breaks, after the results of the frames before that.
+        OSError: If a file is missing.
+    """
+    runner = prepare(policy, task, task_options, options, device, dtype, dense_every)
+    schedule = [(0, budget)] if isinstance(budget, int | float) else budget
+    return run_frames(read_frames(video), runner, schedule, max_frames)
+
+
+def prepare(
+    policy: str | Path | Policy,
+    task: str | Task | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    dense_every: int = 0,
+) -> VideoRunner:
+    """Builds the model that a policy is for, with the policy in it; see `run` for arguments and errors."""
+    if not isinstance(policy, Policy):
+        with cli.user_input(f"policy {policy}"):
+            policy = policies.load(policy)
+    provenance: Mapping[str, Any] = getattr(policy, "provenance", {})
+    if task is None or isinstance(task, str):
+        task = _task(task, task_options or {}, provenance.get("task", {}))
+    with cli.user_input("options"):
+        model = wrap(task.model, policy, **{**provenance.get("options", {}), **(options or {})})
+    return VideoRunner(_placed(model, device, dtype), task, dense_every)
+
+
+def run_frames(
+    frames: FrameReader, runner: VideoRunner, schedule: Schedule | None = None, max_frames: int | None = None
+) -> Iterator[FrameResult]:
+    """Runs frames one by one, and sets the policy's budget where the schedule changes it."""
+    changes = dict(_checked(schedule, runner.model.policy)) if schedule else {}
+    for index, frame in enumerate(itertools.islice(frames, max_frames)):
+        if index in changes:
+            runner.model.policy.budget = changes[index]
+        yield runner.step(frame)
+
+
+def _checked(schedule: Schedule, policy: Policy) -> Schedule:
+    if policy.budget is None:
+        raise UserError(f"policy {policy.name} has no budget to set")
+    for frame, budget in schedule:
+        if frame < 0 or not 0 < budget <= 1:
+            raise UserError(f"a budget is a share of the dense MACs in (0, 1], from a frame on; got {frame}:{budget}")
+    return schedule
+
+
+def _task(name: str | None, overrides: Mapping[str, Any], trained: Mapping[str, Any]) -> Task:
+    """The named task, or the one of the checkpoint; options of the checkpoint hold for its own task only."""
+    own = dict(trained)
+    own_name = own.pop("name", None)
+    name = name or own_name
+    if name is None:
+        raise UserError("the policy does not say which task it was trained for: give --task NAME")
+    try:
+        return load_task(name, **{**(own if name == own_name else {}), **overrides})
+    except FileNotFoundError as error:
+        raise UserError(f"{cli.one_line(error)} (the checkpoint's own; --weights FILE replaces it)") from error
+
+
+def _placed(model: EventfulModel, device: str | None, dtype: str) -> EventfulModel:
+    kind = getattr(torch, dtype, None)
+    if kind not in (torch.float32, torch.float16, torch.bfloat16):
+        raise UserError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
+    try:
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), kind)
+    except (RuntimeError, AssertionError) as error:
+        # PyTorch reports a device that is not there by either.
+        raise UserError(f"device {device} cannot be used: {cli.one_line(error)}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `eventful-infer`."""
+    cli.run(COMMAND, _main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    args = parser(COMMAND).parse_args(argv)
+    _check_outputs(args)
+    reader = read_frames(args.video, args.fps)
+    policy = args.heuristic or args.policy
+    given = {"model": args.model, "weights": args.weights, "image_size": args.size}
+    task_options = {key: value for key, value in given.items() if value is not None}
+    options = {} if args.granularity is None else {"granularity": args.granularity}
+    runner = prepare(policy, args.task, task_options, options, args.device, args.dtype, args.dense_check)
+    schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
+    results = run_frames(reader, runner, schedule, args.max_frames)
+    _write(results, reader, runner.task.class_names, args)
+
+
+def _write(results: Iterator[FrameResult], reader: FrameReader, names: Sequence[str], args: argparse.Namespace) -> None:
+    """Writes results as they come; whatever ends the run, what was written is finished and summed up."""
+    summary = Summary()
+    total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
+    messages = sys.stderr if args.json == "-" else sys.stdout
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: print("\n".join(summary.lines()), file=messages))
+        video = stack.enter_context(VideoWriter(args.out, reader.fps)) if args.out else None
+        lines = _open_lines(args.json, stack)
+        # `disable=None`: no progress where stderr is no terminal.
+        progress = stack.enter_context(tqdm(total=total, unit="frame", dynamic_ncols=True, leave=False, disable=None))
+        for result in results:
+            summary.add(result)
+            if lines is not None:
+                print(json.dumps(record(result, reader.fps)), file=lines, flush=True)
+            if video is not None:
+                video.write(picture(result, names, args.overlay))
+            progress.update()
+            progress.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
+
+
+def record(result: FrameResult, fps: float) -> dict[str, Any]:
+    """A frame's result as one JSON object."""
+    values: dict[str, Any] = {
+        "frame": result.index,
+        "time": round(result.index / fps, 4),
+        "flush": result.flush,
+        "macs": result.macs,
+        "macs_ratio": round(result.macs_ratio, 6),
+        "budget": result.budget,
+        "updated": round(result.updated, 6),
+        "milliseconds": round(1000 * result.seconds, 3),
+        "predictions": result.predictions,
+    }
+    if result.dense is not None:
+        values["dense"] = {
+            "distance": result.dense.distance,
+            "worst": result.dense.worst,
+            "milliseconds": round(1000 * result.dense.seconds, 3),
+        }
+    return values
+
+
+def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:
+    """A frame with its predictions, and with the token mask and a header if `overlay`; uint8 RGB."""
+    if not overlay:
+        return draw(result.frame, result.predictions, class_names=names)
+    asked = "" if result.budget is None else f" | budget {result.budget:.1%}"
+    what = "flush" if result.flush else f"{result.updated:.1%} of tokens updated"
+    header = f"frame {result.index} | MACs {result.macs_ratio:.1%} of dense{asked} | {what}"
+    # On a flush everything is new; a tint all over would only hide the picture.
+    return draw(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
+
+
+def _open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:
+    if path is None:
+        return None
+    if path == "-":
+        return sys.stdout
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return stack.enter_context(open(path, "w", encoding="utf-8"))
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    for path in (args.out, args.json):
+        if path and os.path.exists(path) and os.path.exists(args.video) and os.path.samefile(path, args.video):
+            raise UserError(f"{path} is the video itself; write the results to another file")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Arguments of `eventful-infer`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import NoReturn, get_args
+
+import policies
+from eventful.errors import UserError
+from policies.protocol import Granularity, Policy
+
+Schedule = list[tuple[int, float]]
+"""(first frame, budget from there on), ascending."""
+
+HEURISTICS: Mapping[str, tuple[Callable[..., Policy], Callable[[str], float] | None]] = {
+    "top-r": (policies.TopR, int),
+    "top-fraction": (policies.TopFraction, float),
+    "threshold": (policies.Threshold, float),
+    "random": (policies.Random, float),
+    "periodic": (policies.Periodic, int),
+    "all": (policies.All, None),
+    "nothing": (policies.Nothing, None),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad arguments as all commands do: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message as a `UserError`."""
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parser(command: str) -> argparse.ArgumentParser:
+    """The command's parser; bad arguments raise `UserError`."""
+    p = _Parser(prog=command, description="Run a policy checkpoint on live or stored video.", allow_abbrev=False)
+    p.add_argument("video", help="video file, stream address, camera (/dev/video0), or folder of images")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--policy", metavar="DIR", help="policy checkpoint: a folder, or OWNER/NAME on the model hub")
+    which.add_argument(
+        "--heuristic", metavar="NAME[:VALUE]", type=heuristic, help=f"instead of a checkpoint: {_heuristic_forms()}"
+    )
+
+    out = p.add_argument_group("output")
+    out.add_argument("--out", metavar="FILE", help="annotated video to write (.mp4, .mkv)")
+    out.add_argument(
+        "--json", metavar="FILE", help="predictions and costs to write, one JSON object a frame; - for stdout"
+    )
+    out.add_argument(
+        "--overlay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw updated tokens and costs into --out",
+    )
+    out.add_argument(
+        "--dense-check", metavar="N", type=_natural, default=0, help="compare every Nth frame with the dense model"
+    )
+
+    budget = p.add_mutually_exclusive_group()
+    budget.add_argument("--budget", metavar="SHARE", type=_share, help="share of the dense MACs, in (0, 1]")
+    budget.add_argument(
+        "--budget-schedule", metavar="FRAME:SHARE,...", type=schedule, help="such as 0:0.3,100:0.1,200:0.05"
+    )
+
+    model = p.add_argument_group("model; by default what the checkpoint was trained with")
+    model.add_argument("--task", metavar="NAME", help="task that supplies the model, such as doom or distill")
+    model.add_argument("--model", metavar="NAME", help="timm name of the model (task distill)")
+    model.add_argument("--weights", metavar="FILE", help="weights of the model (task distill)")
+    model.add_argument("--size", metavar="HxW", type=_size, help="input size of the model (task distill)")
+    model.add_argument("--granularity", choices=get_args(Granularity), help="one decision per gate or per frame")
+
+    run = p.add_argument_group("run")
+    run.add_argument("--device", help="such as cuda:0; the first GPU if there is one, else the CPU")
+    run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    run.add_argument("--max-frames", metavar="N", type=_natural, help="stop after N frames")
+    run.add_argument("--fps", type=_positive, help="frames per second of a folder of images (25)")
+    return p
+
+
+def heuristic(text: str) -> Policy:
+    """`top-r:40` to a policy.
+
+    Raises:
+        ArgumentTypeError: If there is no such policy, or its value is wrong.
+    """
+    name, _, value = text.partition(":")
+    if name not in HEURISTICS:
+        raise argparse.ArgumentTypeError(f"there is no heuristic {name!r}; there are {_heuristic_forms()}")
+    factory, kind = HEURISTICS[name]
+    if (kind is None) != (not value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {_form(name)}")
+    try:
+        return factory() if kind is None else factory(kind(value))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def schedule(text: str) -> Schedule:
+    """`0:0.3,100:0.1` to [(0, 0.3), (100, 0.1)].
+
+    Raises:
+        ArgumentTypeError: If the text has another form, or the frames do not ascend.
+    """
+    parts = [part.split(":") for part in text.split(",")]
+    try:
+        entries = [(int(frame), _share(share)) for frame, share in parts]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form FRAME:SHARE,FRAME:SHARE") from error
+    frames = [frame for frame, _ in entries]
+    if frames != sorted(set(frames)) or frames[0] < 0:
+        raise argparse.ArgumentTypeError(f"the frames of {text!r} must ascend from 0 or later")
+    return entries
+
+
+def _form(name: str) -> str:
+    kind = HEURISTICS[name][1]
+    return name if kind is None else f"{name}:{'N' if kind is int else 'X'}"
+
+
+def _heuristic_forms() -> str:
+    return ", ".join(_form(name) for name in HEURISTICS)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share of the dense MACs: it must be in (0, 1]")
+    return value
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _size(text: str) -> list[int]:
+    height, by, width = text.partition("x")
+    if not (by and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 224x224")
+    return [int(height), int(width)]
