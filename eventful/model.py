@@ -76,14 +76,18 @@ class EventfulModel(nn.Module):
         """The policy in charge; may be replaced between two frames."""
         return self.__dict__["_policy"]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module would register a policy that is a module as a child, and put it into the state_dict.
-        if name != "policy":
-            super().__setattr__(name, value)
-            return
-        self.__dict__["_policy"] = value
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self.__dict__["_policy"] = policy
         if self._state is not None:
             self._state.memory = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would register a policy that is a module as a child, and put it into the state_dict.
+        if name == "policy":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def backbone(self) -> Backbone:

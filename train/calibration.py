@@ -1,0 +1,183 @@
+"""Thresholds that realise asked budgets: the calibrated heuristic, and the last step of every training.
+
+First thresholds: run top-r with the count that costs the budget, and take each gate's mean r-th largest log error.
+Then shift all gates' thresholds together until the share of dense MACs that the policy really spends on these frames
+equals the budget (secant steps on log share against log threshold).
+
+Shape suffixes: B streams, T frames, N tokens, K budgets, G gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import eventful
+from envs.task import Clip, VideoTask
+from policies import CalibratedThreshold, GateObservation, LearnedPolicy, Policy, Selection, ThresholdTable
+from policies.features import log_error
+
+Frames = Sequence[Tensor]
+"""Model inputs: one tensor (B, 3, H, W) for each of T frames, the same B streams throughout."""
+
+STEPS = 4
+"""Secant steps; the realised share is then within a few per cent of the budget on the calibration frames."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration run finds.
+
+    Attributes:
+        table: Thresholds by budget and gate.
+        log_error_mean_G: Mean log error of each gate, for normalisation.
+        log_error_std_G: Its standard deviation.
+    """
+
+    table: ThresholdTable
+    log_error_mean_G: Tensor
+    log_error_std_G: Tensor
+
+
+def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, frames: int) -> Frames:
+    """The first frames of some clips, evenly picked, as model inputs.
+
+    Args:
+        task: For preprocessing.
+        clips: Of the training split.
+        streams: B at most.
+        frames: T at most.
+
+    Raises:
+        ValueError: If there is no clip of two frames or more.
+    """
+    long_enough = [clip for clip in clips if len(clip) >= 2]
+    if not long_enough:
+        raise ValueError("calibration needs clips of at least two frames")
+    stride = max(len(long_enough) // streams, 1)
+    picked = long_enough[::stride][:streams]
+    device = next(task.model.parameters()).device
+    length = min(frames, min(len(clip) for clip in picked))
+    return [task.preprocess(torch.stack([clip.frames_THWC[t] for clip in picked]).to(device)) for t in range(length)]
+
+
+def calibrate(model: eventful.EventfulModel, frames: Frames, budgets: Sequence[float]) -> Calibration:
+    """Finds per-gate thresholds for each budget; the model's policy and state are left as they were.
+
+    Args:
+        model: Eventful model.
+        frames: From `calibration_frames`.
+        budgets: K ascending shares of the dense MACs.
+    """
+    layout = model.layout(frames[0])
+    table = ThresholdTable(budgets, layout.gates).to(frames[0].device)
+    moments = _Moments(layout.gates)
+    for k, budget in enumerate(budgets):
+        watch = _TopRWatch(layout.count(budget), layout.gates, moments)
+        realised_share(model, frames, watch.select)
+        table.log_threshold_KG[k] = watch.log_threshold_G().to(table.log_threshold_KG)
+    policy = CalibratedThreshold(table)
+    fit_table(model, frames, policy, table)
+    mean_G, std_G = moments.mean_std()
+    return Calibration(table, mean_G, std_G)
+
+
+def fit_table(
+    model: eventful.EventfulModel, frames: Frames, policy: CalibratedThreshold | LearnedPolicy, table: ThresholdTable
+) -> None:
+    """Shifts the thresholds of each budget, in place, until the policy spends that budget on the frames."""
+    kept = policy.budget
+    for k, log_budget in enumerate(table.log_budget_K.tolist()):
+        policy.budget = math.exp(log_budget)
+        start_G = table.log_threshold_KG[k].clone()
+
+        def share_at(shift: float, k: int = k, start_G: Tensor = start_G) -> float:
+            table.log_threshold_KG[k] = start_G + shift
+            return realised_share(model, frames, policy.select)
+
+        table.log_threshold_KG[k] = start_G + _solve(share_at, policy.budget)
+    policy.budget = kept
+    # Thresholds that rise with the budget (from noise, at budgets that the footage cannot use up) would confuse users.
+    table.log_threshold_KG.copy_(table.log_threshold_KG.cummin(0).values)
+
+
+def install(policy: LearnedPolicy, calibration: Calibration) -> None:
+    """Makes an untrained policy equal to the calibrated threshold."""
+    with torch.no_grad():
+        policy.table.log_threshold_KG.copy_(calibration.table.log_threshold_KG)
+        policy.log_error_mean_G.copy_(calibration.log_error_mean_G)
+        policy.log_error_std_G.copy_(calibration.log_error_std_G)
+
+
+@torch.inference_mode()
+def realised_share(
+    model: eventful.EventfulModel, frames: Frames, select: Callable[[GateObservation], Selection]
+) -> float:
+    """Mean share of the dense MACs over all streams and frames after the flush."""
+    _, state = eventful.drive(model.decisions(frames[0], None), select)
+    shares = []
+    for frame in frames[1:]:
+        _, state = eventful.drive(model.decisions(frame, state), select)
+        if state.macs is None:
+            raise RuntimeError("a step left no MACs behind")
+        shares.append(state.macs.ratio.mean())
+    return float(torch.stack(shares).mean())
+
+
+def _solve(share_at: Callable[[float], float], budget: float) -> float:
+    """The shift at which log share meets log budget, by damped secant steps within trust limits."""
+    tried: list[tuple[float, float]] = []
+    shift, slope = 0.0, -1.0
+    for _ in range(STEPS):
+        gap = math.log(max(share_at(shift), 1e-6) / budget)
+        tried.append((shift, gap))
+        if abs(gap) < 0.01:
+            break
+        if len(tried) > 1:
+            (x0, y0), (x1, y1) = tried[-2:]
+            if x1 != x0 and (y1 - y0) / (x1 - x0) < -0.05:
+                slope = (y1 - y0) / (x1 - x0)
+        shift += max(min(-gap / slope, 2.0), -2.0)
+    return min(tried, key=lambda pair: abs(pair[1]))[0]
+
+
+class _TopRWatch(Policy):
+    """Top-r that remembers, for every gate, where the cut between selected and other tokens fell."""
+
+    def __init__(self, r: int, gates: int, moments: _Moments) -> None:
+        self._r, self._moments = r, moments
+        self._cuts: list[list[Tensor]] = [[] for _ in range(gates)]
+
+    def select(self, observation: GateObservation) -> Selection:
+        prefix = observation.layout.prefix
+        log_error_BN = log_error(observation)[:, prefix:]
+        rank = min(max(self._r - prefix, 1), log_error_BN.shape[1])
+        self._cuts[observation.gate].append(log_error_BN.topk(rank, dim=1).values[:, -1].mean())
+        self._moments.add(observation.gate, log_error_BN)
+        return Selection.top(observation.error_BN, self._r, prefix)
+
+    def log_threshold_G(self) -> Tensor:
+        return torch.stack([torch.stack(cuts).mean() for cuts in self._cuts])
+
+
+class _Moments:
+    """Running mean and standard deviation of log errors, gate by gate."""
+
+    def __init__(self, gates: int) -> None:
+        self._sums = torch.zeros(3, gates, dtype=torch.float64)
+
+    def add(self, gate: int, values: Tensor) -> None:
+        values = values.double().cpu()
+        self._sums[:, gate] += torch.stack(
+            [torch.tensor(float(values.numel())).double(), values.sum(), (values**2).sum()]
+        )
+
+    def mean_std(self) -> tuple[Tensor, Tensor]:
+        count_G, sum_G, square_G = self._sums
+        mean_G = sum_G / count_G
+        variance_G = (square_G / count_G - mean_G**2).clamp(min=1e-4)
+        return mean_G.float(), variance_G.sqrt().float()

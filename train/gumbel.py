@@ -1,0 +1,126 @@
+"""The Gumbel estimator: hard masks, relaxed gradients, through windows of masked execution.
+
+Masks are straight-through binary concrete samples (`policies.relaxation`) of logits sharpness * score; gradients of the
+loss flow through the blended buffers of all T frames of a window, and are cut between windows. The states that windows
+start from are the ones that the policy itself has left behind. Loss:
+
+    mean over streams and frames of FrameLoss  +  weight * (log of mean over streams of (cost / budget))^2
+
+Cost is the ledger's share of dense MACs, a differentiable function of the masks. The mean over streams is inside the
+logarithm, so that a busy clip may spend more than its budget if quiet ones spend less.
+
+Shape suffixes: B streams, T frames, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import eventful
+from envs.task import VideoTask
+from eventful import StreamState
+from policies import GateObservation, LearnedPolicy, Selection
+from policies.relaxation import concrete_mask
+from train import processes
+from train.estimator import WindowRecord, WindowResult, begin
+from train.objective import FrameLoss, Terms
+from train.streams import Batch
+
+
+class GumbelEstimator:
+    """See the module's docstring.
+
+    Args:
+        task: Preprocessing, labels.
+        model: Eventful model around the task's model.
+        policy: To be trained.
+        loss: Of a frame.
+        cost_weight: Of the budget term.
+        temperature: Of the relaxation.
+        sharpness: Logits per unit of score (one unit of log error).
+        noise: Draw masks; without, train the deterministic rule with straight-through gradients.
+    """
+
+    def __init__(
+        self,
+        task: VideoTask,
+        model: eventful.EventfulModel,
+        policy: LearnedPolicy,
+        loss: FrameLoss,
+        cost_weight: float = 1.0,
+        temperature: float = 2 / 3,
+        sharpness: float = 4.0,
+        noise: bool = True,
+    ) -> None:
+        self._task, self._model, self._policy, self._loss = task, model, policy, loss
+        self._cost_weight, self._temperature = cost_weight, temperature
+        self._sharpness, self._noise = sharpness, noise
+
+    def window(
+        self, batches: Sequence[Batch], state: StreamState | None, noise: Sequence[torch.Generator]
+    ) -> WindowResult:
+        """See `Estimator.window`."""
+        record = WindowRecord()
+        terms: list[Terms] = []
+        shares: list[Tensor] = []
+        device = next(self._model.parameters()).device
+        for batch in batches:
+            frame = self._task.preprocess(batch.frames_BHWC.to(device))
+            budget_B = batch.budget_B.to(device)
+            decide = partial(self._decide, budget_B=budget_B, generators=noise, record=record)
+            features, state = eventful.drive(self._model.decisions(frame, begin(state, batch), masked=True), decide)
+            terms.append(self._loss(features, self._loss.dense(frame), batch.targets))
+            shares.append(state.macs.ratio.float() / budget_B)  # type: ignore[union-attr]
+        if state is None:
+            raise ValueError("a window needs at least one frame")
+        counted_TB = ~torch.stack([batch.first_B for batch in batches]).to(device)
+        stats = self._backward(terms, torch.stack(shares), counted_TB)
+        layout = self._model.layout(frame)
+        return record.result(state.detach(), stats, layout.tokens, layout.gates)
+
+    def _backward(self, terms: Sequence[Terms], relative_TB: Tensor, counted_TB: Tensor) -> dict[str, float]:
+        weight_TB = counted_TB.float()
+        count = processes.mean(weight_TB.sum()).clamp(min=1.0)
+
+        def mean(values: Sequence[Tensor]) -> Tensor:
+            return (torch.stack(list(values)) * weight_TB).sum() / count
+
+        loss = mean([t.total_B for t in terms])
+        local = (relative_TB * weight_TB).sum() / count
+        spent = processes.mean(local).clamp(min=1e-6)
+        # The gradient of weight * log(spent)^2 where spent is a mean over all processes.
+        penalty = self._cost_weight * 2 * spent.log() / spent * local
+        total = loss + penalty
+        if total.requires_grad:
+            total.backward()
+        stats = {
+            "loss": loss,
+            "distance": mean([t.mean_B for t in terms]),
+            "distance_worst": mean([t.worst_B for t in terms]),
+            "task_loss_above_dense": mean([t.task_B for t in terms]),
+            "spent_over_budget": local,
+        }
+        return {name: float(processes.mean(value)) for name, value in stats.items()}
+
+    def _decide(
+        self,
+        observation: GateObservation,
+        budget_B: Tensor,
+        generators: Sequence[torch.Generator],
+        record: WindowRecord,
+    ) -> Selection:
+        logit_BN = self._sharpness * self._policy.score(observation, budget_B)
+        rows = [
+            concrete_mask(logit_N, self._temperature, self._noise, generator)
+            for logit_N, generator in zip(logit_BN, generators, strict=True)
+        ]
+        mask_BN = torch.stack(rows)
+        prefix = observation.layout.prefix
+        if prefix:
+            mask_BN = torch.cat([torch.ones_like(mask_BN[:, :prefix]), mask_BN[:, prefix:]], 1)
+        record.decision(observation, mask_BN)
+        return Selection(mask_BN=mask_BN)

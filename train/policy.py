@@ -1,0 +1,324 @@
+"""`eventful-train`: trains a token policy inside an eventful model.
+
+    eventful-train configs/demo.yaml estimator=reinforce seed=1
+
+Calibrates the heuristic that the policy starts from, warms the policy up, trains it, calibrates what it has become, and
+writes `OUT/policy` (and `OUT/heuristic`, the untrained policy, which is the calibrated threshold).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import eventful
+from envs.task import VideoTask
+from eventful import cli
+from eventful.errors import UserError
+from policies import All, LearnedPolicy
+from policies import load as load_policy
+from train import processes
+from train.calibration import Frames, calibrate, calibration_frames, fit_table, install
+from train.config import TaskConfig, load_config, make_task, task_options
+from train.estimator import Estimator
+from train.gumbel import GumbelEstimator
+from train.objective import FrameLoss, Objective
+from train.oracle import OracleWarmStart
+from train.streams import StreamBatch
+from train.trainer import Schedule, Trainer
+from train.validation import Validation
+
+
+@dataclass
+class ObjectiveConfig:
+    """Weights of the loss terms.
+
+    Attributes:
+        fidelity: Of the mean distance of the final tokens to the dense model's.
+        worst: Of the mean distance of the 20 worst tokens.
+        task: Of the task loss above the dense model's.
+    """
+
+    fidelity: float = 1.0
+    worst: float = 0.2
+    task: float = 0.0
+
+
+@dataclass
+class TrainConfig(TaskConfig):
+    """Training of a policy.
+
+    Attributes:
+        out: Folder for everything that is written.
+        estimator: `gumbel` or `reinforce`.
+        granularity: `frame`, one decision per frame, or `gate`, three in every block.
+        attention: Attention update with granularity `gate`.
+        hidden: Width of the policy's MLP.
+        projections: Learned projections of each token's last output (granularity `frame`).
+        policy_budgets: Budgets at which the policy's thresholds are calibrated.
+        objective: Weights of the loss terms.
+        cost_weight: Weight of the squared log ratio of cost to budget.
+        temperature: Of the relaxed decisions (gumbel).
+        sharpness: Logits per unit of score.
+        noise: Draw masks during training (gumbel).
+        warm_start: `none`, `oracle`, or the folder of a policy checkpoint.
+        oracle_frames: Frames of the oracle warm start.
+        oracle_lr: Its learning rate.
+        steps: Windows, one optimiser step each.
+        window: Frames of a window.
+        streams: Streams side by side.
+        segment: Windows between two checkpoints.
+        lr: Peak learning rate.
+        clip: Largest gradient norm.
+        budget_min: Smallest budget in training.
+        budget_max: Largest budget in training.
+        calibration_streams: Clips for calibration.
+        calibration_frames: Frames of each.
+        minutes: End training after this long, at the next checkpoint; 0 for no limit.
+        seed: Of everything random.
+        device: `cpu`, `cuda`, ...
+        threads: Of the CPU; 0 for torch's own choice.
+    """
+
+    out: str = "runs/policy"
+    estimator: Literal["gumbel", "reinforce"] = "gumbel"
+    granularity: Literal["gate", "frame"] = "frame"
+    attention: Literal["exact", "recompute"] = "exact"
+    hidden: int = 32
+    projections: int = 8
+    policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    cost_weight: float = 1.0
+    temperature: float = 2 / 3
+    sharpness: float = 4.0
+    noise: bool = True
+    warm_start: str = "oracle"
+    oracle_frames: int = 200
+    oracle_lr: float = 3e-3
+    steps: int = 200
+    window: int = 8
+    streams: int = 4
+    segment: int = 25
+    lr: float = 2e-3
+    clip: float = 1.0
+    budget_min: float = 0.03
+    budget_max: float = 0.5
+    calibration_streams: int = 12
+    calibration_frames: int = 32
+    minutes: float = 0.0
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains a policy; returns the folder of its checkpoint.
+
+    Raises:
+        UserError: For settings that do not fit together or the machine.
+    """
+    _check(config)
+    device = _device(config)
+    torch.manual_seed(config.seed)
+    random.seed(config.seed)
+    with processes.process_group(device) as ranks:
+        task = make_task(config)
+        task.model.to(device)
+        model = eventful.wrap(task.model, All(), granularity=config.granularity, attention=config.attention)
+        return _Run(config, task, model, ranks).run()
+
+
+class _Run:
+    """The stages of one training run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: VideoTask,
+        model: eventful.EventfulModel,
+        ranks: tuple[int, int],
+    ) -> None:
+        self._config, self._task, self._model, self._ranks = config, task, model, ranks
+        self._provenance = {
+            "task": {"name": config.task, **task_options(config)},
+            "options": {"granularity": config.granularity, "attention": config.attention},
+        }
+        self._out = Path(config.out)
+        self._clips = task.clips("train")
+        self._frames: Frames = calibration_frames(
+            task, self._clips, config.calibration_streams, config.calibration_frames
+        )
+        weights = Objective(**dataclasses.asdict(config.objective))
+        with cli.user_input("objective"):
+            self._loss = FrameLoss(task, model, weights)
+
+    def run(self) -> Path:
+        """All stages, those that a checkpoint has already behind it left out."""
+        config = self._config
+        identity = _identity(config)
+        policy = self._initial()
+        trainer = self._trainer(policy)
+        resumed = trainer.resume(identity)
+        if resumed:
+            self._say(f"resuming at step {trainer.step} of {config.steps}")
+        else:
+            self._warm_up(policy)
+        started = time.monotonic()
+        trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < time.monotonic() - started)
+        if self._ranks[0] == 0:
+            self._say("calibrating the trained policy")
+            fit_table(self._model, self._frames, policy, policy.table)
+            _write_policy(policy, self._out / "policy")
+            self._say(f"policy written to {self._out / 'policy'}")
+        return self._out / "policy"
+
+    def _initial(self) -> LearnedPolicy:
+        """The untrained policy, from the output folder if it is already there."""
+        config, folder = self._config, self._out / "heuristic"
+        checkpoint = self._out / "training.pt"
+        if checkpoint.exists() and folder.exists():
+            return load_policy(folder).to(self._frames[0].device).train()
+        layout = self._model.layout(self._frames[0])
+        with cli.user_input("policy"):
+            policy = LearnedPolicy(
+                gates=layout.gates,
+                dim=layout.dim,
+                granularity=config.granularity,
+                hidden=config.hidden,
+                projections=config.projections,
+                budgets=config.policy_budgets,
+                provenance=self._provenance,
+            ).to(self._frames[0].device)
+        self._say(f"calibrating thresholds for {len(config.policy_budgets)} budgets")
+        # The policy's own cost is part of what a budget pays for.
+        self._model.policy = policy
+        install(policy, calibrate(self._model, self._frames, config.policy_budgets))
+        if self._ranks[0] == 0:
+            _write_policy(policy, folder)
+        return policy
+
+    def _warm_up(self, policy: LearnedPolicy) -> None:
+        config = self._config
+        if config.warm_start == "none":
+            return
+        if config.warm_start == "oracle":
+            warm = OracleWarmStart(self._task, self._model, policy, self._loss, config.oracle_lr)
+            streams = StreamBatch(
+                self._clips,
+                processes.share_out(config.streams, *self._ranks),
+                f"{config.seed}/oracle",
+                (config.budget_min, config.budget_max),
+            )
+            final = warm.fit(streams, config.oracle_frames, show=self._ranks[0] == 0)
+            self._say(f"warm start: listwise cross-entropy {final:.3f}")
+            fit_table(self._model, self._frames, policy, policy.table)
+            return
+        with cli.user_input(f"warm_start={config.warm_start}"):
+            given = load_policy(config.warm_start)
+        try:
+            policy.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise UserError(
+                f"warm_start={config.warm_start}: a policy of another shape: {cli.one_line(error)}"
+            ) from error
+
+    def _trainer(self, policy: LearnedPolicy) -> Trainer:
+        config = self._config
+        schedule = Schedule(
+            steps=config.steps,
+            window=config.window,
+            streams=config.streams,
+            segment=config.segment,
+            lr=config.lr,
+            clip=config.clip,
+            budgets=(config.budget_min, config.budget_max),
+            seed=config.seed,
+        )
+        validation = Validation(self._task, self._model, policy, load_policy(self._out / "heuristic"))
+        return Trainer(
+            policy,
+            self._estimator(policy),
+            self._clips,
+            self._model.layout(self._frames[0]),
+            schedule,
+            self._out,
+            self._ranks,
+            validation.points,
+        )
+
+    def _estimator(self, policy: LearnedPolicy) -> Estimator:
+        config = self._config
+        return GumbelEstimator(
+            self._task,
+            self._model,
+            policy,
+            self._loss,
+            cost_weight=config.cost_weight,
+            temperature=config.temperature,
+            sharpness=config.sharpness,
+            noise=config.noise,
+        )
+
+    def _say(self, text: str) -> None:
+        if self._ranks[0] == 0:
+            print(text, flush=True)
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must not change between a checkpoint and its resumption."""
+    free = {"out", "minutes", "threads", "device"}
+    return {key: json.dumps(value) for key, value in dataclasses.asdict(config).items() if key not in free}
+
+
+def _check(config: TrainConfig) -> None:
+    if not 0 < config.budget_min <= config.budget_max <= 1:
+        raise UserError(
+            f"budget_min and budget_max must satisfy 0 < min <= max <= 1, got {config.budget_min}, {config.budget_max}"
+        )
+    for name in ("steps", "window", "streams", "segment", "calibration_streams", "calibration_frames", "oracle_frames"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.calibration_frames < 2:
+        raise UserError("calibration_frames must be at least 2: the first frame is a flush")
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={config.device}: {cli.one_line(error)}") from error
+    return device
+
+
+def _write_policy(policy: LearnedPolicy, folder: Path) -> None:
+    """Writes a policy checkpoint, whole or not at all."""
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _main(argv: Sequence[str]) -> None:
+    train(load_config(TrainConfig, argv, "eventful-train"))
+
+
+def main() -> None:
+    """Console entry point."""
+    cli.run("eventful-train", _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The training loop: windows in segments, a checkpoint after each, exact resume.
+
+A segment starts all streams afresh from random numbers that depend on the seed and the segment's number alone. A
+checkpoint is written between two segments, so it needs no stream states, and a resumed run repeats the numbers of
+an uninterrupted one. Within a segment, windows go on from the states that the policy left behind.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from envs.task import Clip
+from eventful import StreamState
+from eventful.errors import UserError
+from policies import Layout, LearnedPolicy
+from train import processes
+from train.board import Board
+from train.estimator import Estimator
+from train.streams import StreamBatch
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    Attributes:
+        steps: Windows, each with one optimiser step.
+        window: T, frames of a window.
+        streams: B, over all processes.
+        segment: Windows from one fresh start of the streams (and checkpoint) to the next.
+        lr: Peak learning rate; cosine decay to zero.
+        clip: Largest gradient norm.
+        budgets: Range from which each clip's budget is sampled.
+        seed: Of everything random.
+    """
+
+    steps: int
+    window: int
+    streams: int
+    segment: int
+    lr: float
+    clip: float
+    budgets: tuple[float, float]
+    seed: int
+
+
+class Trainer:
+    """Runs an estimator over the schedule.
+
+    Args:
+        policy: To be trained.
+        estimator: Supplies gradients.
+        clips: Training clips.
+        layout: Of the model, for the logs.
+        schedule: How long and how fast.
+        folder: Of checkpoint and event files.
+        ranks: (rank, number of processes).
+        validate: Called at checkpoints; its points go to TensorBoard.
+    """
+
+    def __init__(
+        self,
+        policy: LearnedPolicy,
+        estimator: Estimator,
+        clips: Sequence[Clip],
+        layout: Layout,
+        schedule: Schedule,
+        folder: Path,
+        ranks: tuple[int, int] = (0, 1),
+        validate: Callable[[], dict[str, list[tuple[float, float, float]]]] | None = None,
+    ) -> None:
+        self._policy, self._estimator, self._clips, self._layout = policy, estimator, clips, layout
+        self._schedule, self._folder, self._validate = schedule, folder, validate
+        self._rank, self._streams = ranks[0], processes.share_out(schedule.streams, *ranks)
+        self._optimizer = torch.optim.Adam(policy.parameters(), lr=schedule.lr)
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._decay)
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a run resumes from."""
+        return self._folder / "training.pt"
+
+    def resume(self, run: dict[str, Any]) -> bool:
+        """Goes on from the folder's checkpoint, if there is one.
+
+        Args:
+            run: What identifies the run; it must be the same as when the checkpoint was written.
+
+        Raises:
+            UserError: If the checkpoint is damaged, or belongs to a run with other settings.
+        """
+        if not self.checkpoint.exists():
+            return False
+        try:
+            saved = torch.load(self.checkpoint, weights_only=True)
+            differing = sorted(k for k in run.keys() | saved["run"].keys() if run.get(k) != saved["run"].get(k))
+        except Exception as error:
+            raise UserError(
+                f"{self.checkpoint} is damaged ({type(error).__name__}); delete it to start anew"
+            ) from error
+        if differing:
+            raise UserError(
+                f"{self.checkpoint} belongs to a run with other settings ({', '.join(differing)}); "
+                "choose another out folder, or delete it to start anew"
+            )
+        self._policy.load_state_dict(saved["policy"])
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._scheduler.load_state_dict(saved["scheduler"])
+        self.step = saved["step"]
+        return True
+
+    def save(self, run: dict[str, Any]) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        saved = {
+            "policy": self._policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "step": self.step,
+            "run": run,
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".tmp")
+        torch.save(saved, partial)
+        os.replace(partial, self.checkpoint)
+
+    def fit(self, run: dict[str, Any], until: Callable[[], bool] = lambda: False) -> None:
+        """Trains to the end of the schedule, from wherever `resume` has put it.
+
+        Args:
+            run: See `resume`.
+            until: Asked between segments; True ends the training early.
+        """
+        main = self._rank == 0
+        board = Board(self._folder / "tensorboard", self.step) if main else None
+        bar = tqdm(total=self._schedule.steps, initial=self.step, unit="window", disable=not main, dynamic_ncols=True)
+        try:
+            while self.step < self._schedule.steps and not until():
+                self._segment(board, bar)
+                if main:
+                    self.save(run)
+                if board is not None and self._validate is not None:
+                    board.frontier(self.step, self._validate())
+        finally:
+            bar.close()
+            if board is not None:
+                board.close()
+
+    def _segment(self, board: Board | None, bar: tqdm) -> None:
+        schedule = self._schedule
+        number = self.step // schedule.segment
+        streams = StreamBatch(self._clips, self._streams, f"{schedule.seed}/{number}", schedule.budgets)
+        state: StreamState | None = None
+        for _ in range(min(schedule.segment, schedule.steps - self.step)):
+            started = time.perf_counter()
+            self._optimizer.zero_grad(set_to_none=True)
+            result = self._estimator.window(list(islice(streams, schedule.window)), state, streams.noise)
+            state = result.state
+            processes.average_gradients(self._policy)
+            norm = nn.utils.clip_grad_norm_(self._policy.parameters(), schedule.clip)
+            if not torch.isfinite(norm):
+                raise UserError(f"gradients are not finite at step {self.step}; lower lr (it is {schedule.lr})")
+            self._optimizer.step()
+            self._scheduler.step()
+            self.step += 1
+            bar.update()
+            shown = {k: f"{result.stats[k]:.3g}" for k in ("loss", "spent_over_budget") if k in result.stats}
+            bar.set_postfix(shown, refresh=False)
+            if board is not None:
+                seconds = time.perf_counter() - started
+                frames = schedule.window * schedule.streams
+                extra = {"grad_norm": float(norm), "frames_per_second": frames / seconds}
+                board.window(self.step, result, self._layout, extra)
+        if board is not None:
+            board.masks(self.step, result, self._layout)
+
+    def _decay(self, step: int) -> float:
+        warm = min((step + 1) / 10, 1.0)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(step / self._schedule.steps, 1.0)))
