@@ -39,7 +39,7 @@ DENSE_FROM = 0.5
 
 
 class GlobalAttention:
-    """Every token attends to every token. An `eventful.layer.AttentionLayer`.
+    """Every token attends to every token. An `eventful.layer.GlobalLayer`.
 
     Args:
         heads: H.
@@ -47,18 +47,32 @@ class GlobalAttention:
         scale: Of the query-key products.
     """
 
-    local = False
-
     def __init__(self, heads: int, head_dim: int, scale: float) -> None:
         self.heads, self.head_dim, self.scale = heads, head_dim, scale
         self.dim = heads * head_dim
 
     def keys(self, x_BNHd: Tensor) -> Tensor:
-        """See `AttentionLayer.keys`."""
+        """See `GlobalLayer.keys`."""
         return x_BNHd
 
+    def key_count(self, tokens: int) -> int:
+        """See `GlobalLayer.key_count`."""
+        return tokens
+
+    def some_keys(self, x_BNHd: Tensor, key_T: Tensor) -> Tensor:
+        """See `GlobalLayer.some_keys`."""
+        return x_BNHd[:, key_T]
+
+    def key_rows(self, rows: Rows) -> Rows:
+        """See `GlobalLayer.key_rows`."""
+        return rows
+
+    def expect_keys(self, counts: np.ndarray) -> np.ndarray:
+        """See `GlobalLayer.expect_keys`."""
+        return counts
+
     def bias(self, q_BNHd: Tensor) -> Tensor | None:
-        """See `AttentionLayer.bias`."""
+        """See `GlobalLayer.bias`."""
         return None
 
     def dense(self, q_BRHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
@@ -170,6 +184,9 @@ class GlobalAttention:
                         stream_of(state, b), PackedRows.from_index(index_1U, rest.tokens), q_BRHd[b][unsafe_BR[b]][None]
                     )
         return total
+
+    def count_bias(self, ledger: MacLedger, rows: Amount) -> None:
+        """See `GlobalLayer.count_bias`; there is none."""
 
     def count_dense(self, ledger: MacLedger, rows: Amount, keys: float) -> None:
         """Adds attention of some rows over some keys to the ledger."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eventful.attention import MERGE_LIMIT, QKV, REFRESH_BELOW, buffered, stream_of, write
+from eventful.layer import changed_keys
 from eventful.ledger import Amount, MacLedger
 from eventful.partial import partial_attention
 from eventful.pooling import KeyPooling
@@ -36,8 +37,6 @@ class GridAttention:
         pooling: Of keys and values, or None.
     """
 
-    local = False
-
     def __init__(
         self,
         heads: int,
@@ -53,11 +52,27 @@ class GridAttention:
         self._keys = tokens if pooling is None else pooling.cells.cells
 
     def keys(self, x_BNHd: Tensor) -> Tensor:
-        """See `AttentionLayer.keys`."""
+        """See `GlobalLayer.keys`."""
         return x_BNHd if self._pooling is None else self._pooling.all(x_BNHd)
 
+    def key_count(self, tokens: int) -> int:
+        """See `GlobalLayer.key_count`."""
+        return self._keys
+
+    def some_keys(self, x_BNHd: Tensor, key_T: Tensor) -> Tensor:
+        """See `GlobalLayer.some_keys`."""
+        return x_BNHd[:, key_T] if self._pooling is None else self._pooling.some(x_BNHd, key_T)
+
+    def key_rows(self, rows: Rows) -> Rows:
+        """See `GlobalLayer.key_rows`."""
+        return rows if self._pooling is None else self._pooling.cells.rows(rows)
+
+    def expect_keys(self, counts: np.ndarray) -> np.ndarray:
+        """See `GlobalLayer.expect_keys`."""
+        return counts if self._pooling is None else self._pooling.cells.expect(counts)
+
     def bias(self, q_BNHd: Tensor) -> Tensor | None:
-        """See `AttentionLayer.bias`."""
+        """See `GlobalLayer.bias`."""
         if self._positions is None:
             return None
         return self._positions.bias(self._positions.all_axes(q_BNHd))
@@ -103,7 +118,12 @@ class GridAttention:
             if len(index_M):
                 part = (split[0][b], split[1][b], split[2][b])
                 refreshed_B[b] = self._update(stream_of(state, b), index_M, part, rows.tokens)
-        self._count(ledger, rows.counts, self._changed_counts(rows), rows.tokens, refreshed_B)
+        self._count(ledger, rows.counts, self.key_rows(rows).counts, rows.tokens, refreshed_B)
+
+    def count_bias(self, ledger: MacLedger, rows: Amount) -> None:
+        """See `GlobalLayer.count_bias`."""
+        if self._positions is not None:
+            ledger.add("bias", self._positions.macs(rows, self.dim))
 
     def count_dense(self, ledger: MacLedger, rows: Amount, tokens: int) -> None:
         """See `AttentionLayer.count_dense`."""
@@ -111,17 +131,16 @@ class GridAttention:
 
     def count_exact(self, ledger: MacLedger, rows: Rows) -> None:
         """See `AttentionLayer.count_exact`."""
-        self._count(ledger, rows.counts, self._changed_counts(rows), rows.tokens)
+        self._count(ledger, rows.counts, self.key_rows(rows).counts, rows.tokens)
 
     def expect_exact(self, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
         """See `AttentionLayer.expect_exact`."""
-        changed = counts if self._pooling is None else self._pooling.cells.expect(counts)
-        self._count(ledger, counts, changed, tokens)
+        self._count(ledger, counts, self.expect_keys(counts), tokens)
 
     def _update(self, state: AttentionState, index_M: Tensor, new: QKV, tokens: int) -> float:
         """The update of one stream; returns how many rows were refreshed."""
-        key_T = index_M if self._pooling is None else self._pooling.cells.cell_N(index_M.device)[index_M].unique()
         rows = PackedRows.from_index(index_M[None], tokens)
+        key_T = changed_keys(self, rows)
         if self._is_dense(float(len(index_M)), float(len(key_T)), tokens):
             write(state, rows, new)
             out_BNHd, lse_BNH, axes_BNHA = state.out_BNHd, state.lse_BNH, state.axes_BNHA
@@ -131,7 +150,7 @@ class GridAttention:
                 if whole is not None:
                     whole.copy_(buffered(fresh))
             return 0.0
-        old = self._some_keys(state, key_T)
+        old = self._changing(state, key_T)
         write(state, rows, new)
         if self._positions is not None:
             rows.put(buffered(state.axes_BNHA), self._positions.axes(new[0], index_M))
@@ -145,7 +164,7 @@ class GridAttention:
         """Takes the changed keys' old part out of the other rows and puts the new one in; returns unsafe rows (R,)."""
         out_BNHd, lse_BNH = buffered(state.out_BNHd), buffered(state.lse_BNH)
         q_RHd, out_RHd, lse_RH = (rest.take(x) for x in (buffered(state.q_BNHd), out_BNHd, lse_BNH))
-        keys, values = (torch.cat(pair) for pair in zip(old, self._some_keys(state, key_T), strict=True))
+        keys, values = (torch.cat(pair) for pair in zip(old, self._changing(state, key_T), strict=True))
         bias = self._slice(state, rest, key_T)
         part, lse = partial_attention(
             q_RHd.expand(2, *q_RHd.shape),
@@ -174,18 +193,12 @@ class GridAttention:
             return None
         return self._positions.bias(rows.take(buffered(state.axes_BNHA))[None], key_T)
 
-    def _some_keys(self, state: AttentionState, key_T: Tensor) -> tuple[Tensor, Tensor]:
-        k_BNHd, v_BNHd = buffered(state.k_BNHd), buffered(state.v_BNHd)
-        if self._pooling is None:
-            return k_BNHd[:, key_T], v_BNHd[:, key_T]
-        return self._pooling.some(k_BNHd, key_T), self._pooling.some(v_BNHd, key_T)
+    def _changing(self, state: AttentionState, key_T: Tensor) -> tuple[Tensor, Tensor]:
+        return self.some_keys(buffered(state.k_BNHd), key_T), self.some_keys(buffered(state.v_BNHd), key_T)
 
     def _attend(self, q_BMHd: Tensor, k_BKHd: Tensor, v_BKHd: Tensor, bias: Tensor | None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q_BMHd, k_BKHd, v_BKHd))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale).transpose(1, 2)
-
-    def _changed_counts(self, rows: Rows) -> Counts:
-        return rows.counts if self._pooling is None else self._pooling.cells.count(rows)
 
     def _is_dense(self, selected: Amount, changed: Amount, tokens: int) -> Amount:
         """Whether dense attention is no more work than the update."""
@@ -205,8 +218,7 @@ class GridAttention:
     def _count_pairs(self, ledger: MacLedger, rows: Amount, pairs: Amount) -> None:
         ledger.add("qk", pairs * self.dim)
         ledger.add("av", pairs * self.dim)
-        if self._positions is not None:
-            ledger.add("bias", self._positions.macs(rows, self.dim))
+        self.count_bias(ledger, rows)
 
 
 def _others(index_M: Tensor, tokens: int) -> Tensor:

@@ -1,18 +1,18 @@
-"""What a block needs of its attention: `AttentionLayer`, of which global and windowed attention are implementations.
+"""What a block needs of its attention: `AttentionLayer`; what the published update needs besides: `GlobalLayer`.
 
-Shape suffixes: B streams, N tokens, K keys, H heads, d channels of a head.
+Shape suffixes: B streams, N tokens, K keys, T some of the keys, H heads, d channels of a head.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from eventful.attention import QKV
 from eventful.ledger import Amount, MacLedger
-from eventful.rows import Rows
+from eventful.rows import PackedRows, Rows
 from eventful.state import AttentionState
 
 
@@ -24,22 +24,12 @@ class AttentionLayer(Protocol):
         head_dim: d.
         scale: Of the query-key products.
         dim: H * d.
-        local: Attention within windows, which `attention="paper"` recomputes densely, as the authors do.
     """
 
     heads: int
     head_dim: int
     scale: float
     dim: int
-    local: bool
-
-    def keys(self, x_BNHd: Tensor) -> Tensor:
-        """Keys or values that queries meet (B, K, H, d), made from those of all tokens: pooled, or as they are."""
-        ...
-
-    def bias(self, q_BNHd: Tensor) -> Tensor | None:
-        """What is added to the scaled logits of all tokens (B, H, N, K), None for nothing; carries gradients."""
-        ...
 
     def dense(self, q_BNHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
         """Attention of all tokens (B, N, H, d); carries gradients."""
@@ -84,3 +74,44 @@ class AttentionLayer(Protocol):
     def expect_exact(self, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
         """Adds the cost of an exact update of `counts` tokens drawn at random, for each entry."""
         ...
+
+
+@runtime_checkable
+class GlobalLayer(AttentionLayer, Protocol):
+    """Attention in which all queries meet the same keys: what `attention="paper"` keeps logits and weights of."""
+
+    def keys(self, x_BNHd: Tensor) -> Tensor:
+        """Keys or values that queries meet (B, K, H, d), made from those of all tokens: pooled, or as they are."""
+        ...
+
+    def key_count(self, tokens: int) -> int:
+        """K, for N tokens."""
+        ...
+
+    def some_keys(self, x_BNHd: Tensor, key_T: Tensor) -> Tensor:
+        """Some of the `keys` (B, T, H, d); a copy."""
+        ...
+
+    def key_rows(self, rows: Rows) -> Rows:
+        """The keys that change when these rows of tokens do, as rows of a table of K keys."""
+        ...
+
+    def expect_keys(self, counts: np.ndarray) -> np.ndarray:
+        """How many keys change when `counts` tokens drawn at random do, for each entry."""
+        ...
+
+    def bias(self, q_BNHd: Tensor) -> Tensor | None:
+        """What is added to the scaled logits of all tokens (B, H, N, K), None for nothing; carries gradients."""
+        ...
+
+    def count_bias(self, ledger: MacLedger, rows: Amount) -> None:
+        """Adds what the biases of some queries cost to the ledger."""
+        ...
+
+
+def changed_keys(layer: GlobalLayer, rows: PackedRows) -> Tensor:
+    """Indices of the keys (T,) that change when these rows of one stream do."""
+    changed = layer.key_rows(rows)
+    if not isinstance(changed, PackedRows):
+        raise TypeError(f"packed rows of tokens change packed rows of keys, got {type(changed).__name__}")
+    return changed.flat_P

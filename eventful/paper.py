@@ -13,23 +13,26 @@ selection, the qkv gate's, serves q, k and v, as in the authors' code. Both upda
 The buffers can be kept in half precision. A is rounded before it is used, so that the sum stays A_eff v of the
 stored A_eff.
 
-Shape suffixes: B streams, N tokens, M selected tokens, H heads, d channels of a head.
+With pooled keys the buffers are N x K, and the keys that change are the cells with a changed token.
+
+Shape suffixes: B streams, N tokens, K keys, M selected tokens, T changed keys, H heads, d channels of a head.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eventful.attention import QKV, buffered, stream_of, write
-from eventful.layer import AttentionLayer
+from eventful.layer import GlobalLayer, changed_keys
 from eventful.ledger import MacLedger
 from eventful.rows import Counts, PackedRows, Rows
 from eventful.state import AttentionState
 
 
 def update_paper(
-    attention: AttentionLayer,
+    attention: GlobalLayer,
     state: AttentionState,
     rows: Rows,
     new: QKV,
@@ -46,9 +49,9 @@ def update_paper(
         ledger: Takes the cost.
         stored: Type of the N x N buffers; None for the type of q.
     """
-    if not isinstance(rows, PackedRows) or state.weights_BHNN is None:
+    if not isinstance(rows, PackedRows) or state.weights_BHNK is None:
         write(state, rows, new)
-        state.logits_BHNN, state.weights_BHNN, state.out_BNHd = _afresh(attention, state, stored)
+        state.logits_BHNK, state.weights_BHNK, state.out_BNHd = _afresh(attention, state, stored)
         attention.count_dense(ledger, float(rows.tokens), rows.tokens)
         return
     split = [x.split(list(rows.lengths)) for x in new]
@@ -58,11 +61,11 @@ def update_paper(
             _flush_one(attention, one, index_M, new_b, stored)
         elif len(index_M):
             _update_one(attention, one, index_M, new_b)
-    count_paper(attention, ledger, rows.counts, rows.tokens)
+    count_paper(attention, ledger, rows)
 
 
 def blend_paper(
-    attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV, stored: torch.dtype | None = None
+    attention: GlobalLayer, state: AttentionState, rows: Rows, new: QKV, stored: torch.dtype | None = None
 ) -> Tensor:
     """The same for masked rows, differentiable: A_eff[:, j] <- m_j A_new[:, j] + (1 - m_j) A_eff[:, j].
 
@@ -70,63 +73,89 @@ def blend_paper(
         Attention outputs A_eff v of all tokens (B, N, H, d).
     """
     write(state, rows, new)
-    logits_BHNN, weights_BHNN, _ = _afresh(attention, state, stored)
-    if state.weights_BHNN is not None:
+    logits_BHNK, weights_BHNK, _ = _afresh(attention, state, stored)
+    if state.weights_BHNK is not None:
         # `put` blends along dimension 1: here the columns, which are keys.
-        weights_BHNN = rows.put(state.weights_BHNN.transpose(1, 3), weights_BHNN.transpose(1, 3)).transpose(1, 3)
-    v_BHNd = buffered(state.v_BNHd).transpose(1, 2)
-    state.logits_BHNN, state.weights_BHNN = logits_BHNN, weights_BHNN
-    state.out_BNHd = (weights_BHNN.float() @ v_BHNd.float()).transpose(1, 2)
-    return state.out_BNHd.to(v_BHNd.dtype)
+        keys = attention.key_rows(rows)
+        weights_BHNK = keys.put(state.weights_BHNK.transpose(1, 3), weights_BHNK.transpose(1, 3)).transpose(1, 3)
+    v_BHKd = attention.keys(buffered(state.v_BNHd)).transpose(1, 2)
+    state.logits_BHNK, state.weights_BHNK = logits_BHNK, weights_BHNK
+    state.out_BNHd = (weights_BHNK.float() @ v_BHKd.float()).transpose(1, 2)
+    return state.out_BNHd.to(v_BHKd.dtype)
 
 
-def count_paper(attention: AttentionLayer, ledger: MacLedger, counts: Counts, tokens: int) -> None:
-    """Adds the cost of the published update of `counts` tokens per stream to the ledger."""
+def count_paper(attention: GlobalLayer, ledger: MacLedger, rows: Rows) -> None:
+    """Adds the cost of the published update of these rows to the ledger."""
+    _count(attention, ledger, rows.counts, attention.key_rows(rows).counts, rows.tokens)
+
+
+def expect_paper(attention: GlobalLayer, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
+    """Adds the cost of the published update of `counts` tokens drawn at random, for each entry."""
+    _count(attention, ledger, counts, attention.expect_keys(counts), tokens)
+
+
+def _count(attention: GlobalLayer, ledger: MacLedger, counts: Counts, changed: Counts, tokens: int) -> None:
+    keys = attention.key_count(tokens)
     full = (counts >= tokens) * 1.0
-    pairs = full * tokens**2 + (1 - full) * 2 * counts * tokens
-    ledger.add("qk", pairs * attention.dim)
-    ledger.add("av", pairs * attention.dim)
-    ledger.add("merge", (1 - full) * (counts > 0) * (counts + 2.0 * tokens) * attention.dim)
+    updated = (1 - full) * attention.dim
+    ledger.add("qk", full * (tokens * keys * attention.dim) + updated * (counts * keys + tokens * changed))
+    ledger.add("av", full * (tokens * keys * attention.dim) + updated * (2 * tokens * changed))
+    ledger.add("merge", updated * (counts > 0) * (changed + 2.0 * tokens))
+    # As the authors do, for all queries at every frame.
+    attention.count_bias(ledger, float(tokens))
 
 
-def _afresh(
-    attention: AttentionLayer, state: AttentionState, stored: torch.dtype | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _afresh(attention: GlobalLayer, state: AttentionState, stored: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, weights (both as stored) and outputs (float32) from the buffered q, k, v."""
-    q, k, v = (buffered(x).transpose(1, 2) for x in (state.q_BNHd, state.k_BNHd, state.v_BNHd))
-    logits_BHNN = ((q * attention.scale) @ k.transpose(-2, -1)).to(stored or q.dtype)
-    weights_BHNN = logits_BHNN.float().softmax(-1).to(logits_BHNN.dtype)
-    return logits_BHNN, weights_BHNN, (weights_BHNN.float() @ v.float()).transpose(1, 2).contiguous()
+    q_BNHd = buffered(state.q_BNHd)
+    k_BHKd, v_BHKd = (attention.keys(buffered(x)).transpose(1, 2) for x in (state.k_BNHd, state.v_BNHd))
+    logits_BHNK = (q_BNHd.transpose(1, 2) * attention.scale) @ k_BHKd.transpose(-2, -1)
+    bias = attention.bias(q_BNHd)
+    logits_BHNK = (logits_BHNK if bias is None else logits_BHNK + bias).to(stored or q_BNHd.dtype)
+    weights_BHNK = logits_BHNK.float().softmax(-1).to(logits_BHNK.dtype)
+    return logits_BHNK, weights_BHNK, (weights_BHNK.float() @ v_BHKd.float()).transpose(1, 2).contiguous()
 
 
 def _flush_one(
-    attention: AttentionLayer, state: AttentionState, index_M: Tensor, new: QKV, stored: torch.dtype | None
+    attention: GlobalLayer, state: AttentionState, index_M: Tensor, new: QKV, stored: torch.dtype | None
 ) -> None:
     """A flush of one stream, in place."""
     write(state, PackedRows.from_index(index_M[None], len(index_M)), new)
-    buffers = (state.logits_BHNN, state.weights_BHNN, state.out_BNHd)
+    buffers = (state.logits_BHNK, state.weights_BHNK, state.out_BNHd)
     for buffer, value in zip(buffers, _afresh(attention, state, stored), strict=True):
         buffered(buffer).copy_(value)
 
 
-def _update_one(attention: AttentionLayer, state: AttentionState, index_M: Tensor, new: QKV) -> None:
+def _update_one(attention: GlobalLayer, state: AttentionState, index_M: Tensor, new: QKV) -> None:
     """The published update of one stream, in place."""
-    q_BNHd, k_BNHd, v_BNHd = buffered(state.q_BNHd), buffered(state.k_BNHd), buffered(state.v_BNHd)
-    logits_HNN, weights_HNN = buffered(state.logits_BHNN)[0], buffered(state.weights_BHNN)[0]
-    v_old_HMd = v_BNHd[0, index_M].transpose(0, 1).float()
-    write(state, PackedRows.from_index(index_M[None], q_BNHd.shape[1]), new)
+    v_BNHd = buffered(state.v_BNHd)
+    rows = PackedRows.from_index(index_M[None], v_BNHd.shape[1])
+    key_T = changed_keys(attention, rows)
+    v_old_HTd = attention.some_keys(v_BNHd, key_T)[0].transpose(0, 1).float()
+    write(state, rows, new)
+    _update_logits(attention, state, index_M, key_T)
 
-    q_HNd, k_HNd = q_BNHd[0].transpose(0, 1) * attention.scale, k_BNHd[0].transpose(0, 1)
-    rows_HMN = q_HNd[:, index_M] @ k_HNd.transpose(1, 2)
-    columns_HNM = q_HNd @ k_HNd[:, index_M].transpose(1, 2)
-    logits_HNN.index_copy_(1, index_M, rows_HMN.to(logits_HNN.dtype))
-    logits_HNN.index_copy_(2, index_M, columns_HNM.to(logits_HNN.dtype))
-
-    lse_HN = logits_HNN.float().logsumexp(-1)
-    now_HNM = torch.exp(logits_HNN[:, :, index_M].float() - lse_HN[..., None]).to(weights_HNN.dtype)
-    change_HNM = now_HNM.float() - weights_HNN[:, :, index_M].float()
-    v_change_HMd = new[2].transpose(0, 1).float() - v_old_HMd
+    logits_HNK, weights_HNK = buffered(state.logits_BHNK)[0], buffered(state.weights_BHNK)[0]
+    lse_HN = logits_HNK.float().logsumexp(-1)
+    now_HNT = torch.exp(logits_HNK[:, :, key_T].float() - lse_HN[..., None]).to(weights_HNK.dtype)
+    change_HNT = now_HNT.float() - weights_HNK[:, :, key_T].float()
+    v_change_HTd = attention.some_keys(v_BNHd, key_T)[0].transpose(0, 1).float() - v_old_HTd
     out_HNd = buffered(state.out_BNHd)[0].transpose(0, 1)
-    out_HNd += now_HNM.float() @ v_change_HMd
-    out_HNd += change_HNM @ v_old_HMd
-    weights_HNN.index_copy_(2, index_M, now_HNM)
+    out_HNd += now_HNT.float() @ v_change_HTd
+    out_HNd += change_HNT @ v_old_HTd
+    weights_HNK.index_copy_(2, key_T, now_HNT)
+
+
+def _update_logits(attention: GlobalLayer, state: AttentionState, index_M: Tensor, key_T: Tensor) -> None:
+    """Rows of changed queries and columns of changed keys, in place."""
+    q_BNHd, k_BNHd = buffered(state.q_BNHd), buffered(state.k_BNHd)
+    logits_HNK = buffered(state.logits_BHNK)[0]
+    q_HNd = q_BNHd[0].transpose(0, 1) * attention.scale
+    rows_HMK = q_HNd[:, index_M] @ attention.keys(k_BNHd)[0].permute(1, 2, 0)
+    columns_HNT = q_HNd @ attention.some_keys(k_BNHd, key_T)[0].permute(1, 2, 0)
+    bias = attention.bias(q_BNHd)
+    if bias is not None:
+        rows_HMK += bias[0][:, index_M]
+        columns_HNT += bias[0][:, :, key_T]
+    logits_HNK.index_copy_(1, index_M, rows_HMK.to(logits_HNK.dtype))
+    logits_HNK.index_copy_(2, key_T, columns_HNT.to(logits_HNK.dtype))

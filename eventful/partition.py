@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eventful.constant import Constant
-from eventful.rows import AllRows, Counts, MaskedRows, PackedRows, Rows
+from eventful.rows import AllRows, MaskedRows, PackedRows, Rows
 
 
 class Partition:
@@ -63,10 +63,8 @@ class Partition:
         """The token at each place of each cell (C, S), -1 for padding."""
         return self._token.on(device)
 
-    def touched(self, rows: Rows) -> Tensor:
-        """Flat indices b * C + c, ascending, of the cells that contain one of the packed rows (T,)."""
-        if not isinstance(rows, PackedRows):
-            raise TypeError(f"touched cells are those of packed rows, got {type(rows).__name__}")
+    def touched(self, rows: PackedRows) -> Tensor:
+        """Flat indices b * C + c, ascending, of the cells that contain one of the rows (T,)."""
         device = rows.flat_P.device
         touched = torch.zeros(rows.streams * self.cells, dtype=torch.bool, device=device)
         touched[self.flat_cell_P(rows)] = True
@@ -77,20 +75,23 @@ class Partition:
         stream_P = rows.flat_P.div(self.tokens, rounding_mode="floor")
         return stream_P * self.cells + self.cell_N(rows.flat_P.device)[rows.flat_P % self.tokens]
 
-    def count(self, rows: Rows) -> Counts:
-        """How many cells of each stream contain a selected row (B,).
+    def rows(self, rows: Rows) -> Rows:
+        """The cells that contain one of the rows, themselves as rows of a table of C cells.
 
-        For masked rows it carries gradients: a cell is touched with 1 - prod(1 - m), which is exact for hard masks.
+        For masked rows the mask of the cells carries gradients: a cell is touched with 1 - prod(1 - m), which is
+        exact for hard masks.
         """
         if isinstance(rows, MaskedRows):
             mask_BN = rows.mask_BN.double()
-            index_N = self.cell_N(mask_BN.device).expand_as(mask_BN)
+            index_BN = self.cell_N(mask_BN.device).expand_as(mask_BN)
             ones_BC = mask_BN.new_ones(mask_BN.shape[0], self.cells)
-            return (1 - ones_BC.scatter_reduce(1, index_N, 1 - mask_BN, "prod")).sum(1)
-        if isinstance(rows, AllRows):
-            return np.full(rows.streams, float(self.cells))
-        stream_T = self.touched(rows).div(self.cells, rounding_mode="floor")
-        return torch.bincount(stream_T, minlength=rows.streams).cpu().double().numpy()
+            mask_BC = 1 - ones_BC.scatter_reduce(1, index_BN, 1 - mask_BN, "prod")
+            return MaskedRows(mask_BC > 0.5 if rows.mask_BN.dtype == torch.bool else mask_BC)
+        if not isinstance(rows, PackedRows):
+            return AllRows(rows.streams, self.cells, in_place=False)
+        touched_T = self.touched(rows)
+        stream_T = touched_T.div(self.cells, rounding_mode="floor")
+        return PackedRows(touched_T, torch.bincount(stream_T, minlength=rows.streams).tolist(), self.cells)
 
     def expect(self, counts: np.ndarray) -> np.ndarray:
         """Expected number of touched cells when `counts` tokens are drawn at random, for each entry."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from eventful.attention import QKV, write
 from eventful.block import Block
-from eventful.layer import AttentionLayer
+from eventful.layer import AttentionLayer, GlobalLayer
 from eventful.ledger import MacLedger
 from eventful.paper import blend_paper, count_paper, update_paper
-from eventful.plan import AttentionMode, FramePlan, Options
+from eventful.plan import FramePlan, Options
 from eventful.rows import AllRows, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
 from policies.protocol import GateObservation, Selection
@@ -142,42 +142,42 @@ def _attention_packed(
     run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV | None
 ) -> Tensor:
     """Brings the buffers up to date; returns attention outputs (B, N, H, d)."""
-    mode = _mode(run, attention)
-    if mode == "recompute":
+    mode = run.options.attention
+    if mode == "paper" and isinstance(attention, GlobalLayer):
         if new is not None:
-            write(state, rows, new)
-        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-        return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
-    if mode == "paper" and new is not None:
-        update_paper(attention, state, rows, new, run.ledger, run.options.buffer_dtype)
-    elif mode == "exact" and new is not None:
-        attention.update_exact(state, rows, new, run.ledger)
-    elif state.out_BNHd is None:
-        attention.flush_exact(state)
-        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-    return _filled(state.out_BNHd)
+            update_paper(attention, state, rows, new, run.ledger, run.options.buffer_dtype)
+        return _filled(state.out_BNHd)
+    if mode == "exact":
+        if new is not None:
+            attention.update_exact(state, rows, new, run.ledger)
+        elif state.out_BNHd is None:
+            attention.flush_exact(state)
+            attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+        return _filled(state.out_BNHd)
+    # "recompute"; windowed attention is token-wise only in the paper, too.
+    if new is not None:
+        write(state, rows, new)
+    attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+    return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
 
 
 def _attention_masked(run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV) -> Tensor:
     """The same with gradients; the ledger has the cost of the packed frame."""
-    mode = _mode(run, attention)
-    if run.flush or mode == "recompute":
-        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-    elif mode == "paper":
-        count_paper(attention, run.ledger, rows.counts, rows.tokens)
-    else:
-        attention.count_exact(run.ledger, rows)
-    if mode == "paper":
+    mode = run.options.attention
+    if mode == "paper" and isinstance(attention, GlobalLayer):
+        if run.flush:
+            attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+        else:
+            count_paper(attention, run.ledger, rows)
         return blend_paper(attention, state, rows, new, run.options.buffer_dtype)
+    if mode == "exact" and not run.flush:
+        attention.count_exact(run.ledger, rows)
+    else:
+        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
     write(state, rows, new)
     # A packed frame may follow: it must not go on from sums that know nothing of this one.
-    state.out_BNHd = state.lse_BNH = None
+    state.out_BNHd = state.lse_BNH = state.axes_BNHA = None
     return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
-
-
-def _mode(run: FrameRun, attention: AttentionLayer) -> AttentionMode:
-    """Windowed attention is token-wise only in the paper."""
-    return "recompute" if run.options.attention == "paper" and attention.local else run.options.attention
 
 
 def through_frame(

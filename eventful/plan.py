@@ -15,8 +15,9 @@ from torch import Tensor
 
 from eventful.backbone import Backbone
 from eventful.block import Block
+from eventful.layer import GlobalLayer
 from eventful.ledger import MacLedger
-from eventful.paper import count_paper
+from eventful.paper import expect_paper
 from policies.protocol import Granularity, Layout, Policy
 
 AttentionMode = Literal["exact", "paper", "recompute"]
@@ -123,8 +124,8 @@ def _shares(
             block.attention.count_dense(ledger, counts, layout.tokens)
         elif options.attention == "exact":
             block.attention.expect_exact(ledger, counts, layout.tokens)
-        elif options.attention == "paper" and not block.attention.local:
-            count_paper(block.attention, ledger, counts, layout.tokens)
+        elif options.attention == "paper" and isinstance(block.attention, GlobalLayer):
+            expect_paper(block.attention, ledger, counts, layout.tokens)
         else:
             block.attention.count_dense(ledger, float(layout.tokens), layout.tokens)
     return tuple(np.maximum.accumulate(ledger.report().ratio.numpy()).tolist())

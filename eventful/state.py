@@ -44,8 +44,8 @@ class AttentionState:
         out_BNHd: Attention outputs, float32 (`attention="exact"` and `"paper"`).
         lse_BNH: Log-sum-exp of each row of logits, float32 (`attention="exact"` only).
         axes_BNHA: Biases of each query against key rows and key columns (`"exact"`, relative positions only).
-        logits_BHNN: Query-key products, scaled (`attention="paper"` only).
-        weights_BHNN: Attention weights; each column as of its key's last update (`attention="paper"` only).
+        logits_BHNK: Query-key products, scaled (`attention="paper"` only).
+        weights_BHNK: Attention weights; each column as of its key's last update (`attention="paper"` only).
     """
 
     q_BNHd: Tensor | None = None
@@ -54,8 +54,8 @@ class AttentionState:
     out_BNHd: Tensor | None = None
     lse_BNH: Tensor | None = None
     axes_BNHA: Tensor | None = None
-    logits_BHNN: Tensor | None = None
-    weights_BHNN: Tensor | None = None
+    logits_BHNK: Tensor | None = None
+    weights_BHNK: Tensor | None = None
 
 
 @dataclass
@@ -168,7 +168,7 @@ class StreamState:
         return shifted
 
 
-_KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNN", "weights_BHNN"}
+_KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNK", "weights_BHNK"}
 
 
 def _map(node: Any, function: Callable[[Tensor], Tensor]) -> Any:

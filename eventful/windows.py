@@ -38,8 +38,6 @@ class WindowedAttention:
         positions: Relative positions in a window, or None.
     """
 
-    local = True
-
     def __init__(
         self,
         heads: int,
@@ -52,14 +50,6 @@ class WindowedAttention:
         self.heads, self.head_dim, self.scale = heads, head_dim, scale
         self.dim = heads * head_dim
         self._windows, self._padding, self._positions = windows, padding, positions
-
-    def keys(self, x_BNHd: Tensor) -> Tensor:
-        """See `AttentionLayer.keys`."""
-        return x_BNHd
-
-    def bias(self, q_BNHd: Tensor) -> Tensor | None:
-        """See `AttentionLayer.bias`; here it belongs to windows, which `dense` makes."""
-        raise NotImplementedError("windowed attention has no bias over all tokens")
 
     def dense(self, q_BNHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
         """See `AttentionLayer.dense`."""
@@ -124,7 +114,7 @@ class WindowedAttention:
 
     def count_exact(self, ledger: MacLedger, rows: Rows) -> None:
         """See `AttentionLayer.count_exact`; all of a touched window is computed."""
-        self._count(ledger, self._windows.count(rows))
+        self._count(ledger, self._windows.rows(rows).counts)
 
     def expect_exact(self, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
         """See `AttentionLayer.expect_exact`."""

@@ -77,7 +77,7 @@ def test_packed_equals_masked_over_many_frames(stored: torch.dtype | None, atol:
         update_paper(attention, packed, rows, tuple(rows.take(x) for x in qkv), MacLedger(B, 1.0), stored)
         out = blend_paper(attention, masked, every if t == 0 else MaskedRows(mask_BN), tuple(qkv), stored)
         torch.testing.assert_close(packed.out_BNHd, out, atol=atol, rtol=0)
-    assert packed.weights_BHNN.dtype == packed.logits_BHNN.dtype == (stored or torch.float32)
+    assert packed.weights_BHNK.dtype == packed.logits_BHNK.dtype == (stored or torch.float32)
 
 
 def test_blend_carries_gradients_to_the_mask() -> None:
