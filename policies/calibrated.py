@@ -52,7 +52,7 @@ class GlobalTopR(Policy):
 
     Args:
         r: Mean number of tokens per gate and stream.
-        gain: Step of log tau per frame, as a share of the log ratio between realised and asked number.
+        gain: Step of log tau per frame, as a share of the relative excess of the realised over the asked number.
         momentum: Of the running mean errors.
     """
 
@@ -85,7 +85,8 @@ class GlobalTopR(Policy):
         memory, zero_B = observation.memory, observation.error_BN.new_zeros(observation.streams)
         if "log_tau" in memory:
             asked = self.r * observation.layout.gates
-            excess_B = torch.log(memory["selected"].clamp(min=1.0) / asked)
+            # The relative, not the logarithmic, excess: its mean is zero where the mean number is the asked one.
+            excess_B = memory["selected"] / asked - 1
             memory["log_tau"] = memory["log_tau"] + self.gain * excess_B.clamp(-1, 1)
         else:
             memory["log_tau"] = zero_B

@@ -149,7 +149,8 @@ class LearnedPolicy(
             memory["threshold_offset"] = torch.zeros_like(budget_B)
         elif observation.gate == 0 and observation.spent_B is not None:
             spent_B = observation.spent_B.to(budget_B)
-            excess_B = torch.log(spent_B / budget_B).clamp(-2, 2)
+            # The relative, not the logarithmic, excess: its mean is zero where the mean share is the budget.
+            excess_B = (spent_B / budget_B - 1).clamp(-2, 2)
             memory["threshold_offset"] = memory["threshold_offset"] + self.feedback * excess_B
         return memory["threshold_offset"]
 

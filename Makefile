@@ -1,0 +1,46 @@
+# `make demo` and `make test` do everything on a fresh clone: environment, install, run.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+
+.PHONY: demo test slow lint format bench clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/eventful-train configs/demo.yaml out=$(RUN)
+	$(BIN)/eventful-evaluate configs/demo-evaluate.yaml policy=[$(RUN)/policy] out=$(RUN)/evaluation
+	$(BIN)/python -m envs.doom.export split=test_maps clip=0 out=$(RUN)/clip.mp4
+	$(BIN)/eventful-infer $(RUN)/clip.mp4 --policy $(RUN)/policy --budget 0.2 --out $(RUN)/annotated.mp4
+	@echo
+	@cat $(RUN)/evaluation/summary.md
+	@echo
+	@echo "table:           $(RUN)/evaluation/table.md"
+	@echo "plot:            $(RUN)/evaluation/frontier.png"
+	@echo "annotated clip:  $(RUN)/annotated.mp4"
+
+# One thread per test process: the models in the tests are too small to share.
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/eventful-benchmark configs/benchmark.yaml
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
