@@ -1,6 +1,7 @@
 """Doom clips: determinism, splits, the box rule, the cache."""
 
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,14 +27,14 @@ def painted(*rectangles):
 
 def test_the_splits_differ_in_seed_and_test_maps_differ_in_map():
     spans = sorted((split.first_seed, split.first_seed + split.size) for split in SPLITS.values())
-    assert all(end <= start for (_, end), (start, _) in zip(spans[:-1], spans[1:], strict=True))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     assert all(split.size <= SEED_RANGE for split in SPLITS.values())
     seen = {scene.name for name in ("train", "val", "test", "detector") for scene in SPLITS[name].scenes}
     assert seen.isdisjoint(scene.name for scene in SPLITS["test_maps"].scenes)
 
 
 def test_an_unknown_split_is_named_with_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match="'holdout'.*train, val, test, test_maps"):
+    with pytest.raises(ValueError, match=r"'holdout'.*train, val, test, test_maps"):
         clip_cache.load_split("holdout", folder=tmp_path)
 
 
@@ -50,9 +51,7 @@ def test_every_object_name_has_one_class():
 
 def test_a_box_bounds_the_visible_pixels():
     buffer = painted((7, 50, 60, 40, 30), (9, 50, 60, 10, 30))
-    boxes, classes = visible_boxes(
-        [label("DoomImp", 7, 50, 60, 40, 30), label("Blood", 9, 50, 60, 10, 30)], buffer
-    )
+    boxes, classes = visible_boxes([label("DoomImp", 7, 50, 60, 40, 30), label("Blood", 9, 50, 60, 10, 30)], buffer)
     np.testing.assert_array_equal(boxes, [[60, 60, 90, 90]])
     assert [CLASS_NAMES[k] for k in classes] == ["imp"]
 
@@ -81,7 +80,7 @@ def test_a_standing_player_does_nothing():
 
 
 def test_an_unknown_style_is_refused():
-    with pytest.raises(ValueError, match="'fly'.*stand"):
+    with pytest.raises(ValueError, match=r"'fly'.*stand"):
         Player("fly", np.random.default_rng(0))
 
 

@@ -17,22 +17,23 @@ import math
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from envs.doom.augment import augment
-from envs.doom.average_precision import MeanAveragePrecision50
-from envs.doom.boxes import detections
 from envs.doom.clips import load_split
 from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
+from envs.doom.frames import Frames
 from envs.doom.labels import CLASS_NAMES
 from envs.doom.loss import detection_loss
-from envs.doom.task import preprocess
-from envs.task import Clip, Target
+from envs.doom.score import score
+from envs.doom.task import normalise
+from envs.doom.windows import cut_windows, window_outputs
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Options:
         frames: Frames of each recording.
         stride: Tics (1/35 s) between the frames.
         steps: Optimiser steps of the whole training.
-        batch: Frames of a step.
+        batch: Frames of a step; three times as many windows while training on windows.
+        windows: Share of the steps, at the beginning, that train on windows of a third of a frame.
         lr: Highest learning rate.
         weight_decay: Of the matrices of the blocks; the rest has none.
         warmup: Steps until the rate is reached.
@@ -55,7 +57,7 @@ class Options:
         seed: Of weights, frames and augmentation.
         save_every: Steps between two saved states.
         precision: `fp32`, or `bf16` for forward and backward (the weights stay fp32).
-        compile: Whether to use torch.compile.
+        workers: Threads that share the work of a step, each with its own part of the batch.
         install: With `--evaluate`, ship these weights and write the model card.
     """
 
@@ -66,6 +68,7 @@ class Options:
     stride: int = 14
     steps: int = 5000
     batch: int = 16
+    windows: float = 0.55
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 100
@@ -74,7 +77,7 @@ class Options:
     seed: int = 0
     save_every: int = 200
     precision: str = "bf16"
-    compile: bool = False
+    workers: int = 2
     install: bool = False
 
     @property
@@ -102,37 +105,42 @@ def parse(arguments: list[str]) -> Options:
             setattr(options, key, value == "true" if kind is bool else kind(value))
         except ValueError as error:
             raise ValueError(f"{key} must be {kind.__name__}, got {value!r}") from error
+    if options.workers < 1 or options.batch % options.workers:
+        raise ValueError(f"batch={options.batch} must be a multiple of workers={options.workers}")
     if options.precision not in ("bf16", "fp32"):
         raise ValueError(f"precision must be bf16 or fp32, got {options.precision!r}")
     return options
 
 
-class Frames:
-    """Single frames of many clips, drawn at random with rare classes favoured."""
+class Worker:
+    """Computes the gradients of one part of every batch, on one thread.
 
-    def __init__(self, clips: list[Clip], seed: int) -> None:
-        self.clips = clips
-        self.places = [(c, t) for c, clip in enumerate(clips) for t in range(len(clip))]
-        self.generator = torch.Generator().manual_seed(seed)
-        counts = torch.stack(
-            [
-                torch.bincount(self.target(place)["labels"], minlength=len(CLASS_NAMES)).clamp(max=1)
-                for place in self.places
-            ]
-        )
-        rarity_C = (counts.sum(0).float().mean() / counts.sum(0).clamp_min(1)).sqrt()
-        self.weights = 0.3 + (counts * rarity_C).amax(1)
+    It has a copy of the model. In `bf16` the copy is in bfloat16 throughout: on a CPU, autocast spends its gain on
+    conversions. One thread a worker, because two that meet at every operation wait for each other more than they
+    compute once the machine has other work too.
+    """
 
-    def target(self, place: tuple[int, int]) -> Target:
-        """Labels of a frame."""
-        return self.clips[place[0]].targets[place[1]]
+    def __init__(self, model: nn.Module, frames: Frames, options: Options, index: int) -> None:
+        self.dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        self.model = copy.deepcopy(model).to(self.dtype).train()
+        self.frames = frames
+        self.size = options.batch // options.workers
+        self.generator = torch.Generator().manual_seed(options.seed * 1000 + index)
 
-    def batch(self, size: int) -> tuple[Tensor, list[Target]]:
-        """Augmented frames (B, H, W, 3) and their labels."""
-        chosen = torch.multinomial(self.weights, size, generator=self.generator).tolist()
-        places = [self.places[k] for k in chosen]
-        frames_BHWC = torch.stack([self.clips[c].frames_THWC[t] for c, t in places])
-        return augment(frames_BHWC, [self.target(place) for place in places], self.generator)
+    def gradients(self, model: nn.Module, windows: bool) -> float:
+        """Takes over the weights of `model`, computes the gradients; returns the mean loss."""
+        torch.set_num_threads(1)
+        self.model.load_state_dict(model.state_dict())
+        self.model.zero_grad()
+        images, targets = self.frames.batch(self.size * (3 if windows else 1), self.generator)
+        if windows:
+            images, targets, tokens_BW = cut_windows(images, targets, self.generator)
+            outputs = window_outputs(self.model, normalise(images).to(self.dtype), tokens_BW)
+        else:
+            outputs = self.model(normalise(images).to(self.dtype))
+        loss = detection_loss(outputs, targets).mean()
+        loss.backward()
+        return loss.item()
 
 
 def rate(step: int, options: Options) -> float:
@@ -150,61 +158,50 @@ def train(options: Options) -> None:
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     optimizers = _optimizers(model, options)
     clips = load_split("detector", options.clips, options.frames, options.stride, options.cache_folder)
-    frames = Frames(clips, options.seed)
-    step = _resume(out, model, average, optimizers, frames)
-    twin = _twin(model) if options.precision == "bf16" else model
-    forward = torch.compile(twin) if options.compile else twin
+    frames = Frames(clips)
+    workers = [Worker(model, frames, options, k) for k in range(options.workers)]
+    torch.set_num_threads(1)
+    step = _resume(out, model, average, optimizers, workers)
     losses, started, first = 0.0, time.monotonic(), step
-    while step < options.steps:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = options.lr * rate(step, options)
-        images, targets = frames.batch(options.batch)
-        outputs = forward(preprocess(images).to(next(twin.parameters()).dtype))
-        loss = detection_loss(outputs, targets).mean()
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(f"the loss is not finite at step {step}; lower lr or use precision=fp32")
-        twin.zero_grad()
-        loss.backward()
-        _collect(model, twin)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        twin.load_state_dict(model.state_dict())
-        average.update_parameters(model)
-        step += 1
-        losses += loss.item()
-        if step % 20 == 0:
-            speed = (step - first) / (time.monotonic() - started)
-            _log(out, f"step {step} loss {losses / 20:.4f} {speed * options.batch:.1f} frames/s")
-            losses = 0.0
-        if step % options.save_every == 0 or step == options.steps:
-            _save(out, step, model, average, optimizers, frames)
+    with ThreadPoolExecutor(options.workers) as pool:
+        while step < options.steps:
+            windows = step < options.windows * options.steps
+            loss = sum(pool.map(partial(Worker.gradients, model=model, windows=windows), workers)) / len(workers)
+            if not math.isfinite(loss):
+                raise RuntimeError(f"the loss is not finite at step {step}; lower lr or use precision=fp32")
+            _collect(model, workers)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = options.lr * rate(step, options)
+            list(pool.map(lambda optimizer: optimizer.step(), optimizers))
+            average.update_parameters(model)
+            step += 1
+            losses += loss
+            if step % 20 == 0:
+                speed = (step - first) * options.batch / (time.monotonic() - started)
+                _log(out, f"step {step} loss {losses / 20:.4f} {speed:.1f} frames/s")
+                losses, started, first = 0.0, time.monotonic(), step
+            if step % options.save_every == 0 or step == options.steps:
+                _save(out, step, model, average, optimizers, workers)
 
 
 def _optimizers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for everything else."""
+    """Muon for the matrices of the blocks, in two halves that run side by side; AdamW for everything else."""
     blocks = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.dim() == 2]
     chosen = {id(p) for p in blocks}
     others = [p for p in model.parameters() if id(p) not in chosen]
+    halves = (blocks[::2], blocks[1::2])
     return [
-        torch.optim.Muon(blocks, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        *(torch.optim.Muon(half, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw") for half in halves),
         torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
-def _twin(model: nn.Module) -> nn.Module:
-    """A copy in bfloat16 that computes the gradients; on a CPU autocast spends its gain on conversions."""
-    twin = copy.deepcopy(model).bfloat16().train()
-    twin.patch_embed.to(memory_format=torch.channels_last)
-    return twin
-
-
-def _collect(model: nn.Module, twin: nn.Module) -> None:
-    """Hands the gradients that the twin computed to the single-precision parameters."""
-    if twin is not model:
-        for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
-            parameter.grad = None if other.grad is None else other.grad.float()
+def _collect(model: nn.Module, workers: list[Worker]) -> None:
+    """Gives the model the mean of the workers' gradients, in single precision."""
+    for parameter, *others in zip(model.parameters(), *(worker.model.parameters() for worker in workers), strict=True):
+        parameter.grad = torch.stack([other.grad.float() for other in others]).mean(0)
 
 
 def _save(
@@ -213,14 +210,14 @@ def _save(
     model: nn.Module,
     average: AveragedModel,
     optimizers: list[torch.optim.Optimizer],
-    frames: Frames,
+    workers: list[Worker],
 ) -> None:
     state = {
         "step": step,
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "generator": frames.generator.get_state(),
+        "generators": [worker.generator.get_state() for worker in workers],
     }
     torch.save(state, out / "state.tmp")
     (out / "state.tmp").replace(out / "state.pt")
@@ -232,7 +229,7 @@ def _resume(
     model: nn.Module,
     average: AveragedModel,
     optimizers: list[torch.optim.Optimizer],
-    frames: Frames,
+    workers: list[Worker],
 ) -> int:
     """Restores the saved state, if there is one; returns the step to go on from."""
     path = out / "state.pt"
@@ -243,7 +240,8 @@ def _resume(
     average.load_state_dict(state["average"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    frames.generator.set_state(state["generator"])
+    for worker, generator in zip(workers, state["generators"], strict=True):
+        worker.generator.set_state(generator)
     _log(out, f"resumed at step {state['step']}")
     return int(state["step"])
 
@@ -252,26 +250,6 @@ def _log(out: Path, line: str) -> None:
     print(line, flush=True)
     with (out / "log.txt").open("a") as file:
         file.write(line + "\n")
-
-
-@torch.inference_mode()
-def score(model: nn.Module, clips: list[Clip]) -> dict[str, float]:
-    """mAP50 of a split, `stale` (predictions of one second earlier) and the AP of each class."""
-    fresh, stale = (MeanAveragePrecision50(len(CLASS_NAMES)) for _ in range(2))
-    now = MeanAveragePrecision50(len(CLASS_NAMES))
-    for clip in clips:
-        found = []
-        for part in clip.frames_THWC.split(16):
-            found += detections(model(preprocess(part)))
-        late = round(clip.fps)
-        for t, target in enumerate(clip.targets):
-            fresh.add(clip.name, found[t], target)
-            if t >= late:
-                stale.add(clip.name, found[t - late], target)
-                now.add(clip.name, found[t], target)
-    by_class = {CLASS_NAMES[k]: value for k, value in fresh.by_class().items()}
-    # `later` is the fresh score on exactly the frames that `stale` is scored on.
-    return {"mAP50": fresh.compute(), "stale": stale.compute(), "later": now.compute(), **by_class}
 
 
 def evaluate(options: Options) -> dict[str, dict[str, float]]:

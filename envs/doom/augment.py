@@ -18,9 +18,7 @@ _SMALLEST_CROP = 0.6
 _MIN_LEFT = 0.4
 
 
-def augment(
-    frames_BHWC: Tensor, targets: list[Target], generator: torch.Generator
-) -> tuple[Tensor, list[Target]]:
+def augment(frames_BHWC: Tensor, targets: list[Target], generator: torch.Generator) -> tuple[Tensor, list[Target]]:
     """A random view of each frame.
 
     Args:

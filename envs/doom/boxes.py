@@ -60,9 +60,7 @@ def split_outputs(outputs_BNX: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: If the output does not have a row for each token.
     """
     if outputs_BNX.dim() != 3 or outputs_BNX.shape[1] != TOKENS or outputs_BNX.shape[2] <= 4:
-        raise ValueError(
-            f"detector output has shape {tuple(outputs_BNX.shape)}; expected (B, {TOKENS}, classes + 4)"
-        )
+        raise ValueError(f"detector output has shape {tuple(outputs_BNX.shape)}; expected (B, {TOKENS}, classes + 4)")
     outputs_BNX = outputs_BNX.float()
     return outputs_BNX[..., :-4], decode(outputs_BNX[..., -4:])
 

@@ -14,6 +14,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -58,9 +59,7 @@ def load_split(
     chosen = split_named(split)
     count = chosen.size if count is None else count
     if min(count, frames, step, workers) < 1:
-        raise ValueError(
-            f"count, frames, step and workers must be positive, got {count}, {frames}, {step}, {workers}"
-        )
+        raise ValueError(f"count, frames, step and workers must be positive, got {count}, {frames}, {step}, {workers}")
     place = (folder or cache_folder()) / f"v{GENERATOR_VERSION}-{frames}x{step}" / split
     place.mkdir(parents=True, exist_ok=True)
     manifest = _read_manifest(place)
@@ -86,9 +85,7 @@ def _is_sound(path: Path, digest: str | None) -> bool:
     return True
 
 
-def _generate(
-    place: Path, wanted: dict[str, tuple[Scene, int]], frames: int, step: int, workers: int
-) -> None:
+def _generate(place: Path, wanted: dict[str, tuple[Scene, int]], frames: int, step: int, workers: int) -> None:
     # Threads are enough: each game is a process of its own.
     with (
         ThreadPoolExecutor(workers) as pool,
@@ -113,7 +110,7 @@ def _generate(
 def _write(path: Path, scene: Scene, seed: int, frames: int, step: int) -> str:
     """Records one clip into a file; returns the file's SHA-256."""
     recording = record(scene, seed, frames, step)
-    tensors = {
+    tensors: dict[str, NDArray] = {
         "frames": recording.frames,
         "boxes": recording.boxes,
         "classes": recording.classes,

@@ -37,7 +37,7 @@ class ConvEmbed(PatchEmbed):
         if self.patch_size != (PATCH, PATCH):
             raise ValueError(f"ConvEmbed has patches of {PATCH} pixels, asked for {self.patch_size}")
         width = self.proj.out_channels
-        self.proj = nn.Sequential(
+        self.proj = nn.Sequential(  # type: ignore[assignment]  # timm has a single convolution here
             nn.Conv2d(3, 32, 4, 4),
             nn.GELU(),
             nn.Conv2d(32, 32, 3, padding=1, groups=32),
@@ -79,9 +79,8 @@ def build_detector(dim: int = _DIM, depth: int = _DEPTH, heads: int = _HEADS) ->
         class_token=False,
         embed_layer=ConvEmbed,
     )
-    with torch.no_grad():
-        vit.pos_embed.copy_(0.3 * _sine_positions(dim))
-    vit.head = DetectionHead(dim, len(CLASS_NAMES))
+    vit.pos_embed = nn.Parameter(0.3 * _sine_positions(dim))
+    vit.head = DetectionHead(dim, len(CLASS_NAMES))  # type: ignore[assignment]  # timm has a classifier here
     vit.num_classes = len(CLASS_NAMES) + 4
     return vit
 

@@ -79,13 +79,9 @@ def detection_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
     truth_BNC = torch.zeros_like(logits_BNC).scatter(2, label_BN.unsqueeze(-1), quality_BN.unsqueeze(-1))
     score_BNC = logits_BNC.detach().sigmoid()
     weight_BNC = torch.where(truth_BNC > 0, truth_BNC, 0.75 * score_BNC.square())
-    class_B = (
-        F.binary_cross_entropy_with_logits(logits_BNC, truth_BNC, reduction="none") * weight_BNC
-    ).sum((1, 2))
+    class_B = (F.binary_cross_entropy_with_logits(logits_BNC, truth_BNC, reduction="none") * weight_BNC).sum((1, 2))
 
-    code_BN = F.smooth_l1_loss(
-        outputs_BNX[..., -4:].float(), encode(target_BN4), reduction="none", beta=0.2
-    ).sum(-1)
+    code_BN = F.smooth_l1_loss(outputs_BNX[..., -4:].float(), encode(target_BN4), reduction="none", beta=0.2).sum(-1)
     box_BN = _GIOU_WEIGHT * (1 - giou_BN) + _CODE_WEIGHT * code_BN
     box_B = torch.where(positive_BN, box_BN, 0.0).sum(1)
     return (class_B + box_B) / positive_BN.sum(1).clamp_min(1)

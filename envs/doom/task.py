@@ -104,7 +104,12 @@ def preprocess(frames_BHWC: Tensor) -> Tensor:
         raise ValueError(
             f"frames must be uint8 of shape (B, H, W, 3), got {frames_BHWC.dtype} {tuple(frames_BHWC.shape)}"
         )
-    x_BCHW = frames_BHWC.permute(0, 3, 1, 2).float() / 255
-    if x_BCHW.shape[-2:] != INPUT_SIZE:
-        x_BCHW = F.interpolate(x_BCHW, INPUT_SIZE, mode="bilinear", antialias=True, align_corners=False)
-    return (x_BCHW - _MEAN) / _STD
+    x_BCHW = normalise(frames_BHWC)
+    if x_BCHW.shape[-2:] == INPUT_SIZE:
+        return x_BCHW
+    return F.interpolate(x_BCHW, INPUT_SIZE, mode="bilinear", antialias=True, align_corners=False)
+
+
+def normalise(frames_BHWC: Tensor) -> Tensor:
+    """uint8 RGB pixels (B, H, W, 3) to values of about zero mean and unit variance (B, 3, H, W)."""
+    return (frames_BHWC.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
