@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -90,7 +91,8 @@ def prepare(
 ) -> VideoRunner:
     """Builds the model that a policy is for, with the policy in it; see `run` for arguments and errors."""
     if not isinstance(policy, Policy):
-        with cli.user_input(f"policy {policy}"):
+        # The hub's loader prints a line of its own, where JSON lines may be meant to go.
+        with cli.user_input(f"policy {policy}"), contextlib.redirect_stdout(io.StringIO()):
             policy = policies.load(policy)
     provenance: Mapping[str, Any] = getattr(policy, "provenance", {})
     if task is None or isinstance(task, str):

@@ -23,7 +23,7 @@ from eventful.model import EventfulModel, drive
 from eventful.state import StreamState
 from eventful.tasks import Task
 from eventful.video import Frame
-from policies.protocol import GateObservation, Policy, Selection
+from policies.protocol import Budget, GateObservation, Policy, Selection
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,6 @@ class VideoRunner:
     ) -> FrameResult:
         layout = self.model.layout(x_BCHW)
         rate_N = recorder.rate_N(layout.tokens)
-        budget = self.model.policy.budget
         return FrameResult(
             index=self._index,
             frame=frame,
@@ -131,7 +130,7 @@ class VideoRunner:
             predictions=self.task.predictions(outputs, (frame.shape[0], frame.shape[1]))[0],
             macs=float(macs.total[0]),
             macs_ratio=float(macs.ratio[0]),
-            budget=None if budget is None else float(torch.as_tensor(budget).reshape(-1)[0]),
+            budget=_of_first_stream(self.model.policy.budget),
             flush=not recorder.selections,
             updated=float(rate_N.mean()),
             rate_RC=rate_N[layout.prefix :].reshape(layout.grid),
@@ -179,6 +178,10 @@ class Recorder:
         if not self.selections:
             return np.ones(tokens, dtype=np.float32)
         return _mean_mask(self.selections, tokens).cpu().numpy()
+
+
+def _of_first_stream(budget: Budget | None) -> float | None:
+    return float(budget.reshape(-1)[0]) if isinstance(budget, Tensor) else budget
 
 
 def _mean_mask(selections: Sequence[Selection], tokens: int) -> Tensor:

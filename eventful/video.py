@@ -244,7 +244,7 @@ class VideoWriter:
 def _read_image(path: Path) -> Frame:
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow reports damaged files by any of these.
         raise VideoError(f"image {path} cannot be read: {_reason(error)}") from error
