@@ -18,7 +18,7 @@ from eventful.errors import StreamError
 from eventful.families import adapt
 from eventful.ledger import FrameMacs
 from eventful.pipeline import FrameRun, through_frame, through_gates
-from eventful.plan import AttentionMode, FramePlan, GatePosition, Granularity, Options, Reference, make_plan
+from eventful.plan import AttentionMode, FramePlan, GatePosition, Granularity, Options, Reference, Resize, make_plan
 from eventful.state import BlockState, StreamState
 from policies.protocol import GateObservation, Layout, Policy, Selection
 
@@ -34,6 +34,8 @@ def wrap(
     reference: Reference = "updated",
     gate_position: GatePosition = "after_norm",
     buffer_dtype: torch.dtype | None = None,
+    on_resize: Resize = "error",
+    scene_cut: float | None = None,
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -47,6 +49,11 @@ def wrap(
         reference: Errors against each token's last update (`updated`) or the previous frame (`previous`, STGT).
         gate_position: Where the qkv and MLP gates sit relative to their layer norm.
         buffer_dtype: Type in which `paper` stores its N x N buffers; None for the type of the tokens.
+        on_resize: What a frame of another size than the one before does: `error`, or `flush` of all streams. Models
+            with a fixed size refuse other sizes in any case.
+        scene_cut: Flushes a stream by itself when its embedded tokens have changed by more than this share of what
+            they held: |change| / |deviation from their mean|, which is 0 for a standing picture and about 1.4 for an
+            unrelated one (less where position embeddings are large). None for never.
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -55,7 +62,8 @@ def wrap(
         UnsupportedModel: Naming the part of the model that is in the way.
         ValueError: If an option has a value that does not exist.
     """
-    return EventfulModel(adapt(vit), policy, Options(granularity, attention, reference, gate_position, buffer_dtype))
+    options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut)
+    return EventfulModel(adapt(vit), policy, options)
 
 
 class EventfulModel(nn.Module):
@@ -69,7 +77,7 @@ class EventfulModel(nn.Module):
         self.__dict__["_backbone"] = backbone
         self.__dict__["_policy"] = policy
         self._state: StreamState | None = None
-        self._plans: dict[tuple[Any, ...], FramePlan] = {}
+        self._plans: dict[tuple[int, int, int], tuple[Policy, FramePlan]] = {}
 
     @property
     def policy(self) -> Policy:
@@ -96,7 +104,11 @@ class EventfulModel(nn.Module):
 
     @property
     def state(self) -> StreamState | None:
-        """State of the streams after the last frame, None before the first."""
+        """State of the streams after the last frame, None before the first.
+
+        May be set: `model.state = model.state.select([0, 2])` drops streams and keeps others; with a repeated index
+        and `reset(streams=[...])` of the copy, or with `StreamState.cat`, it adds some.
+        """
         return self._state
 
     @state.setter
@@ -184,11 +196,14 @@ class EventfulModel(nn.Module):
         return self._plan(frame).layout
 
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
-        _check_frame(frame, state)
+        _check_frame(frame)
         size = (frame.shape[-2], frame.shape[-1])
+        if state is not None:
+            state = _fitting(frame, state, self.options.on_resize)
         plan = self._plan(frame)
         flush = state is None or bool(state.flush_B.all())
         state = self._fresh(plan, frame, state) if flush or state is None else _usable(state)
+        memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked)
         tokens_BND = self.backbone.embed(frame)
         if self.options.granularity == "gate":
@@ -200,25 +215,30 @@ class EventfulModel(nn.Module):
                 state.features_BND = rows.put(state.features_BND, self.backbone.finish(tokens))
             # The buffer is edited in place by the next frame; what the caller holds must not change.
             features_BND = state.features_BND.clone()  # type: ignore[union-attr]
+        if run.flush_B is not None:
+            state.memory = _untouched(state.memory, memory, run.flush_B)
         state.frame += 1
         state.flush_B = torch.zeros_like(state.flush_B)
         state.macs = run.ledger.report()
         return self.backbone.features(features_BND, size), state
 
     def _fresh(self, plan: FramePlan, frame: Tensor, state: StreamState | None) -> StreamState:
-        """A state without buffers; frame numbers go on."""
+        """A state without buffers; frame numbers and the memory of the policy go on."""
         flush_B = torch.ones(frame.shape[0], dtype=torch.bool, device=frame.device)
         size = (frame.shape[-2], frame.shape[-1])
         blocks = [BlockState() for _ in plan.blocks]
-        return StreamState(blocks, flush_B, size, frame=0 if state is None else state.frame)
+        if state is None:
+            return StreamState(blocks, flush_B, size)
+        return StreamState(blocks, flush_B, size, memory=dict(state.memory), frame=state.frame)
 
     def _plan(self, frame: Tensor) -> FramePlan:
+        # The policy is kept beside its plan, so that no other one can take over its id.
         key = (frame.shape[-2], frame.shape[-1], id(self.policy))
         if key not in self._plans:
             if len(self._plans) > 32:
                 self._plans.clear()
-            self._plans[key] = make_plan(self.backbone, self.options, frame, self.policy)
-        return self._plans[key]
+            self._plans[key] = (self.policy, make_plan(self.backbone, self.options, frame, self.policy))
+        return self._plans[key][1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
         """Moves and casts the policy and the state together with the weights."""
@@ -243,23 +263,37 @@ def drive(
         return stop.value
 
 
-def _check_frame(frame: Tensor, state: StreamState | None) -> None:
+def _check_frame(frame: Tensor) -> None:
     if frame.dim() != 4:
         raise StreamError(f"a frame must be (streams, channels, height, width), got shape {tuple(frame.shape)}")
     if not torch.isfinite(frame.sum(dtype=torch.float32)):
         raise StreamError("the frame has NaN or infinite pixels")
-    if state is None:
-        return
+
+
+def _fitting(frame: Tensor, state: StreamState, on_resize: Resize) -> StreamState | None:
+    """The state, or None where a frame of another size makes everything anew."""
     if frame.shape[0] != state.streams:
         raise StreamError(
             f"the frame has {frame.shape[0]} streams, the state {state.streams}: reset() or select() first"
         )
     size = (frame.shape[-2], frame.shape[-1])
-    if size != state.size:
-        raise StreamError(
-            f"the frame is {size[0]}x{size[1]}, the frames of this stream were {state.size[0]}x{state.size[1]}: "
-            "reset() before a change of size"
-        )
+    if size == state.size:
+        return state
+    if on_resize == "flush":
+        return None
+    raise StreamError(
+        f"the frame is {size[0]}x{size[1]}, the frames of this stream were {state.size[0]}x{state.size[1]}: "
+        'reset() before a change of size, or wrap with on_resize="flush"'
+    )
+
+
+def _untouched(memory: dict[str, Tensor], before: dict[str, Tensor], flush_B: Tensor) -> dict[str, Tensor]:
+    """What a policy remembers after a frame in which it was asked about flushed streams, too, for nothing."""
+    kept = dict(memory)
+    for name in before.keys() & memory.keys():
+        flush = flush_B.reshape(-1, *[1] * (before[name].dim() - 1))
+        kept[name] = torch.where(flush, before[name], memory[name])
+    return kept
 
 
 def _usable(state: StreamState) -> StreamState:

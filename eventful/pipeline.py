@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from eventful.layer import AttentionLayer, GlobalLayer
 from eventful.ledger import MacLedger
 from eventful.paper import blend_paper, count_paper, update_paper
 from eventful.plan import FramePlan, Options
-from eventful.rows import AllRows, Rows, rows_of
+from eventful.rows import AllRows, Counts, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
 from policies.protocol import GateObservation, Selection
 
@@ -39,6 +40,9 @@ class FrameRun:
         state: Of the streams; edited.
         flush: Whether everything is computed without asking a policy.
         masked: Masked (training) or packed execution.
+
+    Attributes:
+        flush_B: Streams that are flushed beside others that are not, None if there are none.
     """
 
     def __init__(self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool) -> None:
@@ -47,7 +51,10 @@ class FrameRun:
         self.ledger = MacLedger(state.streams, plan.dense)
         self.ledger.add("embed", plan.embed)
         self.ledger.add("head", plan.head)
-        self._flush_B = state.flush_B if not flush and bool(state.flush_B.any()) else None
+        self.flush_B: Tensor | None = None
+        self._running_B: Counts = np.ones(state.streams)
+        if not flush and bool(state.flush_B.any()):
+            self._flush_also(state.flush_B)
         self._spent_B = None if flush or state.macs is None else state.macs.ratio
         self._gate = 0
         self._previous_BN: Tensor | None = None
@@ -72,6 +79,8 @@ class FrameRun:
             stamp_BN = torch.full((B, N), frame, dtype=torch.int32, device=input_BND.device)
             tokens = input_BND
             return rows, tokens, GateState(rows.put(None, tokens), stamp_BN)
+        if self._gate == 0 and self.options.scene_cut is not None:
+            self._cut(input_BND, gate.reference_BND, self.options.scene_cut)
         observation = GateObservation(
             layout=self.plan.layout,
             gate=self._gate,
@@ -87,17 +96,36 @@ class FrameRun:
             query_BNHd=None if attention is None else attention.q_BNHd,
         )
         selection = yield observation
-        rows = rows_of(selection, N, self._flush_B, self.masked)
+        rows = rows_of(selection, N, self.flush_B, self.masked)
         if rows.streams != B:
             raise ValueError(f"the selection is for {rows.streams} streams, the frame has {B}")
-        self.ledger.add("gates", float(N * input_BND.shape[2]))
-        self.ledger.add("policy", self.plan.policy)
+        self.ledger.add("gates", self._running_B * float(N * input_BND.shape[2]))
+        self.ledger.add("policy", self._running_B * self.plan.policy)
         self._gate += 1
         self._previous_BN = rows.mask()
         tokens = rows.take(input_BND)
         sent = AllRows(B, N, in_place=not self.masked) if self.options.reference == "previous" else rows
         reference_BND = sent.put(gate.reference_BND, input_BND if sent is not rows else tokens)
         return rows, tokens, GateState(reference_BND, rows.stamp(gate.stamp_BN, frame))
+
+    def _cut(self, input_BND: Tensor, reference_BND: Tensor, limit: float) -> None:
+        """Flushes streams whose tokens have changed by more than `limit` of what they hold.
+
+        The change of a stream is |c - u| / |u - mean of u over its tokens|, norms over all patch tokens: 0 for a
+        standing picture, and near the square root of 2 for two pictures that have nothing in common.
+        """
+        now_BND, then_BND = (x[:, self.plan.layout.prefix :].detach().float() for x in (input_BND, reference_BND))
+        change_B = torch.linalg.vector_norm(now_BND - then_BND, dim=(1, 2))
+        held_B = torch.linalg.vector_norm(then_BND - then_BND.mean(1, keepdim=True), dim=(1, 2))
+        self.ledger.add("gates", float(input_BND.shape[1] * input_BND.shape[2]))
+        cut_B = change_B > limit * held_B
+        if bool(cut_B.any()):
+            self._flush_also(cut_B)
+
+    def _flush_also(self, flush_B: Tensor) -> None:
+        self.flush_B = flush_B if self.flush_B is None else self.flush_B | flush_B
+        # Nobody is asked about a stream that is flushed: its errors and policy are not counted.
+        self._running_B = (~self.flush_B).cpu().double().numpy()
 
 
 def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Decisions:

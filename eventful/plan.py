@@ -23,6 +23,7 @@ from policies.protocol import Granularity, Layout, Policy
 AttentionMode = Literal["exact", "paper", "recompute"]
 Reference = Literal["updated", "previous"]
 GatePosition = Literal["after_norm", "before_norm"]
+Resize = Literal["error", "flush"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Options:
     reference: Reference = "updated"
     gate_position: GatePosition = "after_norm"
     buffer_dtype: torch.dtype | None = None
+    on_resize: Resize = "error"
+    scene_cut: float | None = None
 
     def __post_init__(self) -> None:
         kinds = {
@@ -45,11 +48,14 @@ class Options:
             "attention": AttentionMode,
             "reference": Reference,
             "gate_position": GatePosition,
+            "on_resize": Resize,
         }
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        if self.scene_cut is not None and not self.scene_cut > 0:
+            raise ValueError(f"scene_cut must be a positive share of change, or None, got {self.scene_cut}")
         if self.buffer_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"buffer_dtype must be float32, bfloat16 or float16, got {self.buffer_dtype}")
         if self.buffer_dtype is not None and self.attention != "paper":

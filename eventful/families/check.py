@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from eventful.errors import UnsupportedModel
+from eventful.errors import StreamError, UnsupportedModel
 
 
 def check_forward(vit: nn.Module, base: type[nn.Module]) -> None:
@@ -36,3 +38,18 @@ def check_ungated(attn: nn.Module, where: str) -> None:
     """
     if getattr(attn, "gate", None) is not None:
         raise UnsupportedModel(f"{where}.attn.gate: gated attention outputs are not supported")
+
+
+def patch_grid(patch_embed: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of patches of a frame of (height, width).
+
+    Raises:
+        StreamError: If the model does not take frames of this size.
+    """
+    fixed: tuple[int, int] | None = patch_embed.img_size if getattr(patch_embed, "strict_img_size", False) else None
+    if fixed is not None and fixed != size:
+        raise StreamError(f"the model takes frames of {fixed[0]}x{fixed[1]}, this one is {size[0]}x{size[1]}")
+    side = patch_embed.patch_size
+    if not getattr(patch_embed, "dynamic_img_pad", False) and (size[0] % side[0] or size[1] % side[1]):
+        raise StreamError(f"frames must be multiples of the patch size {side[0]}x{side[1]}, got {size[0]}x{size[1]}")
+    return patch_embed.dynamic_feat_size(size)

@@ -20,7 +20,7 @@ from eventful.attention import QKV, GlobalAttention
 from eventful.backbone import Backbone
 from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
-from eventful.families.check import check_forward, check_patch_drop, check_ungated
+from eventful.families.check import check_forward, check_patch_drop, check_ungated, patch_grid
 from eventful.ledger import linear_macs
 from eventful.positions import RopeTable
 from eventful.rows import Rows
@@ -47,7 +47,7 @@ class EvaBackbone(Backbone):
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """See `Backbone.grid`."""
-        return self.vit.patch_embed.dynamic_feat_size(size)
+        return patch_grid(self.vit.patch_embed, size)
 
     def blocks(self, grid: tuple[int, int]) -> Sequence[Block]:
         """See `Backbone.blocks`."""

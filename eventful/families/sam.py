@@ -20,7 +20,7 @@ from eventful.attention import QKV, GlobalAttention
 from eventful.backbone import Backbone
 from eventful.block import Block
 from eventful.errors import UnsupportedModel
-from eventful.families.check import check_forward, check_patch_drop
+from eventful.families.check import check_forward, check_patch_drop, patch_grid
 from eventful.grid_attention import GridAttention
 from eventful.layer import AttentionLayer
 from eventful.ledger import linear_macs
@@ -55,7 +55,7 @@ class SAMBackbone(Backbone):
 
     def grid(self, size: tuple[int, int]) -> Grid:
         """See `Backbone.grid`."""
-        return self.vit.patch_embed.dynamic_feat_size(size)  # type: ignore[operator]
+        return patch_grid(self.vit.patch_embed, size)
 
     def blocks(self, grid: Grid) -> Sequence[Block]:
         """See `Backbone.blocks`."""
