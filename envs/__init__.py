@@ -1,1 +1,5 @@
+"""Where decisions are scored: video tasks, and Gymnasium environments over them, registered on import."""
 
+from envs.registration import register
+
+register()

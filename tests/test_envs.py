@@ -1,0 +1,305 @@
+"""The contract of all selection environments, and what is particular to each."""
+
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from tiny_task import TinyTask
+
+import envs
+from envs.registration import IDS
+from envs.rewards import Reward
+from eventful.errors import StreamError
+from policies import TopR
+
+FRAME, GATE = IDS
+UNITS = [("fidelity", True), ("fidelity", False), ("loss", True), ("metric", True)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=IDS)
+def name(request):
+    return request.param
+
+
+def play(env, seed, steps, share=0.4):
+    """Rewards and observations of random actions, over the ends of episodes."""
+    random = np.random.default_rng(seed)
+    seen = [(env.reset(seed=seed)[0], 0.0)]
+    for _ in range(steps):
+        action = (random.random(env.action_space.shape) < share).astype(np.int8)
+        observation, reward, _, truncated, _ = env.step(action)
+        seen.append((observation, reward))
+        if truncated:
+            seen.append((env.reset()[0], 0.0))
+    return seen
+
+
+@pytest.mark.parametrize(("reward", "labels"), UNITS)
+def test_gymnasium_finds_no_fault(name, reward, labels):
+    env = gymnasium.make(
+        name, task=TinyTask(has_labels=labels), reward=reward, budget=(0.1, 0.5), render_mode="rgb_array"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped)
+
+
+def test_they_are_found_by_naming_the_module():
+    env = gymnasium.make(f"envs:{FRAME}", task=TinyTask())
+    assert env.spec.id == FRAME
+    envs.register()
+
+
+def test_seeds_reproduce_and_differ(name):
+    first, again, other = (
+        play(gymnasium.make(name, task=TinyTask(), budget=(0.05, 0.8)), seed, 40) for seed in (1, 1, 2)
+    )
+    for (a, reward_a), (b, reward_b) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert reward_a == reward_b
+    assert any(not np.array_equal(a, b) for (a, _), (b, _) in zip(first, other, strict=False))
+
+
+@pytest.mark.parametrize(("lengths", "reward"), [((4, 4, 4), "loss"), ((4, 6, 3), "fidelity"), ((4, 6, 3), "metric")])
+def test_a_vector_is_its_single_environments(name, lengths, reward):
+    """Over several episodes, whose ends fall on the same or on different steps."""
+    kwargs = {"task": TinyTask(lengths), "budget": (0.1, 0.4), "reward": reward, "num_envs": 3}
+    batched = gymnasium.make_vec(name, vectorization_mode="vector_entry_point", **kwargs)
+    single = gymnasium.make_vec(name, vectorization_mode="sync", **kwargs)
+    random = np.random.default_rng(0)
+    (seen, info), (wanted, wanted_info) = batched.reset(seed=5), single.reset(seed=5)
+    np.testing.assert_allclose(seen, wanted, atol=1e-5)
+    assert info["clip"].tolist() == wanted_info["clip"].tolist()
+    ends = 0
+    for _ in range(15 if name == FRAME else 80):
+        actions = (random.random(batched.action_space.shape) < 0.3).astype(np.int8)
+        one, many = single.step(actions), batched.step(actions)
+        np.testing.assert_allclose(many[0], one[0], atol=1e-5)
+        np.testing.assert_allclose(many[1], one[1], atol=1e-5)
+        np.testing.assert_array_equal(many[2], one[2])
+        np.testing.assert_array_equal(many[3], one[3])
+        assert many[4].keys() == one[4].keys()
+        assert many[4]["frame"].tolist() == one[4]["frame"].tolist()
+        ends += many[3].sum()
+    assert ends > 3
+
+
+def test_the_step_after_the_end_is_a_reset_and_no_transition(name):
+    env = gymnasium.make_vec(name, num_envs=2, task=TinyTask((4, 6)))
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    env.reset(seed=0)
+    nothing = np.zeros(env.action_space.shape, np.int8)
+    truncated = np.zeros(2, bool)
+    for _ in range(200):
+        before = truncated
+        _, rewards, terminated, truncated, info = env.step(nothing)
+        assert not terminated.any()
+        assert (rewards[before] == 0).all() and not truncated[before].any()
+        assert (info["frame"][before] == 1).all()
+        assert "ratio" not in info or not info["_ratio"][before].any()
+        if before.any() and not before.all():
+            break
+    else:
+        pytest.fail("no stream ended alone")
+
+
+def test_an_episode_is_a_clip_from_its_flush(name):
+    task = TinyTask((5,))
+    env = gymnasium.make(name, task=task)
+    _, info = env.reset(seed=0)
+    assert (info["frame"], info["gate"], info["clip"]) == (1, 0, "train-0")
+    gates = env.unwrapped.engine.layout.gates
+    assert gates == (1 if name == FRAME else 6)
+    for step in range(1, 4 * gates + 1):
+        _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert not terminated
+        assert truncated == (step == 4 * gates)
+        assert ("ratio" in info) == (step % gates == 0)
+        assert info["gate"] == step % gates
+        assert reward == 0 or step % gates == 0
+    with pytest.raises(StreamError, match="reset"):
+        env.unwrapped.step(env.action_space.sample())
+
+
+def test_selecting_everything_is_the_dense_model(name):
+    env = gymnasium.make(name, task=TinyTask(), reward={"kind": "loss", "weight": 0.0})
+    env.reset(seed=0)
+    for _ in range(env.unwrapped.engine.layout.gates):
+        _, reward, _, _, info = env.step(np.ones(env.action_space.shape, np.int8))
+    assert reward == pytest.approx(0, abs=1e-5)
+    assert info["fidelity"]["mean"] == pytest.approx(0, abs=1e-5)
+    assert info["loss"] == pytest.approx(info["dense_loss"], abs=1e-5)
+    assert info["ratio"] > 0.99
+    np.testing.assert_array_equal(info["rates"], 1)
+
+
+def test_rewards_are_in_their_stated_units(name):
+    """Recomputed from what `info` says, for every kind of damage and cost."""
+    for reward in (
+        Reward("fidelity", worst_weight=0.5, weight=0.3),
+        Reward("loss", scale=2.0, cost="share", weight=0.1),
+        Reward("metric", scale=0.5, weight=0.0),
+    ):
+        env = gymnasium.make(name, task=TinyTask(), reward=reward, budget=0.2)
+        env.reset(seed=3)
+        nothing = np.zeros(env.action_space.shape, np.int8)
+        for _ in range(3 * env.unwrapped.engine.layout.gates):
+            *_, got, _, _, info = env.step(nothing)
+        damage = {
+            "fidelity": (info["fidelity"]["mean"] + 0.5 * info["fidelity"]["worst"]) / 0.1,
+            "loss": (info["loss"] - info["dense_loss"]) / 2,
+            "metric": (info["dense_metric"] - info["metric"]) / 0.5,
+        }[reward.kind]
+        cost = info["ratio"] if reward.cost == "share" else np.log(info["ratio"] / 0.2) ** 2
+        assert got == pytest.approx(-damage - reward.weight * cost, abs=1e-6)
+
+
+def test_info_is_the_ledger_of_the_model(name):
+    """The same frames through the wrapped model, with a policy in the place of the agent."""
+    task = TinyTask()
+    env = gymnasium.make(name, task=task)
+    env.reset(seed=0, options={"clip": 1})
+    engine = env.unwrapped.engine
+    model = envs.engine.eventful.wrap(task.model, TopR(6), granularity=engine.layout.granularity)
+    frames = task.preprocess(task.clips("train")[1].frames_THWC)
+    model(frames[:1])
+    for t in range(1, 5):
+        features = model.forward_features(frames[t : t + 1])
+        for _ in range(engine.layout.gates):
+            observation = engine.observe()
+            mask = TopR(6).select(observation).as_mask(engine.layout.tokens)
+            _, _, _, _, info = env.step(mask[0].numpy().astype(np.int8))
+        torch.testing.assert_close(engine.groups[0].state.macs.total, model.macs.total)
+        assert info["ratio"] == pytest.approx(float(model.macs.ratio))
+        assert sum(v for k, v in info["macs"].items() if k not in ("embed", "head")) == pytest.approx(
+            float(model.macs.total)
+        )
+        distance = 1 - torch.cosine_similarity(features, task.model.forward_features(frames[t : t + 1]), dim=-1)
+        assert info["fidelity"]["mean"] == pytest.approx(float(distance.mean()), abs=1e-6)
+        np.testing.assert_allclose(info["rates"], 6 / 17, atol=1e-6)
+
+
+def test_prefix_tokens_are_updated_whatever_the_action(name):
+    env = gymnasium.make(name, task=TinyTask())
+    env.reset(seed=0)
+    for _ in range(env.unwrapped.engine.layout.gates):
+        *_, info = env.step(np.zeros(env.action_space.shape, np.int8))
+    np.testing.assert_allclose(info["rates"], 1 / 17)
+    assert env.unwrapped.engine.observe().age_BN[0].tolist() == [1] + [2] * 16
+
+
+def test_budgets_are_drawn_per_episode_and_seen_by_the_agent(name):
+    env = gymnasium.make(name, task=TinyTask(), budget=(0.05, 0.5))
+    column = env.unwrapped.engine.features.index("budget")
+    budgets = set()
+    for seed in range(5):
+        observation, info = env.reset(seed=seed)
+        np.testing.assert_allclose(observation[:, column], np.log(info["budget"]) / 3, rtol=1e-5)
+        assert 0.05 <= info["budget"] <= 0.5
+        budgets.add(info["budget"])
+    assert len(budgets) == 5
+    assert env.reset(seed=0, options={"budget": 0.3})[1]["budget"] == 0.3
+
+
+def test_pictures_tint_what_was_updated(name):
+    env = gymnasium.make(name, task=TinyTask((5,)), render_mode="rgb_array")
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape, np.int8)
+    action[-1] = 1
+    for _ in range(env.unwrapped.engine.layout.gates):
+        env.step(action)
+    picture = env.render()
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    frame = TinyTask((5,)).clips("train")[0].frames_THWC[1].numpy()
+    plain = frame.repeat(picture.shape[0] // 32, 0).repeat(picture.shape[1] // 32, 1)
+    changed = (picture != plain).any(-1)
+    quarter = picture.shape[0] // 4
+    # The header is in the first row of cells.
+    assert changed[-quarter + 4 :, -quarter + 4 :].mean() > 0.9
+    assert not changed[quarter:-quarter, : 2 * quarter].any()
+    many = gymnasium.make_vec(name, num_envs=2, task=TinyTask(), render_mode="rgb_array")
+    many.reset(seed=0)
+    assert [p.shape for p in many.render()] == [picture.shape] * 2
+
+
+def test_some_streams_can_be_reset_between_two_frames(name):
+    env = gymnasium.make_vec(name, num_envs=3, task=TinyTask())
+    env.reset(seed=0)
+    nothing = np.zeros(env.action_space.shape, np.int8)
+    for _ in range(env.unwrapped.engine.layout.gates):
+        env.step(nothing)
+    before = env.unwrapped.engine.observations()
+    observation, info = env.reset(options={"reset_mask": np.array([False, True, False]), "clip": 0})
+    np.testing.assert_allclose(observation[[0, 2]], before[[0, 2]], atol=1e-5)
+    assert info["_clip"].tolist() == [False, True, False]
+    assert len(env.unwrapped.engine.groups) == 1
+    if name == GATE:
+        env.step(nothing)
+        with pytest.raises(StreamError, match="between two frames"):
+            env.reset(options={"reset_mask": np.array([False, True, False])})
+
+
+WRONG = [
+    ({"budget": 0.0}, "budget"),
+    ({"budget": (0.5, 0.1)}, "budget"),
+    ({"reward": "speed"}, "fidelity, loss, metric"),
+    ({"reward": {"wieght": 1}}, "wieght"),
+    ({"reward": Reward("loss"), "task": TinyTask(has_labels=False)}, "labels"),
+    ({"task": TinyTask(has_labels=False), "score_labels": True}, "labels"),
+    ({"task": TinyTask((1, 5))}, "train-0"),
+    ({"split": "holdout"}, "holdout"),
+    ({"render_mode": "ansi"}, "render_mode"),
+    ({"task": "dooom"}, "dooom"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "match"), WRONG, ids=[str(match) for _, match in WRONG])
+def test_wrong_arguments_are_named(kwargs, match):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=match):
+            gymnasium.make(FRAME, **({"task": TinyTask()} | kwargs))
+
+
+def test_wrong_actions_and_options_are_named(name):
+    env = gymnasium.make(name, task=TinyTask()).unwrapped
+    with pytest.raises(StreamError, match="reset"):
+        env.step(np.zeros(17, np.int8))
+    for options, match in (({"clips": 1}, "clips"), ({"clip": 9}, "no clip 9"), ({"frame": 5, "clip": 0}, "frame 5")):
+        with pytest.raises(ValueError, match=match):
+            env.reset(options=options)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="17"):
+        env.step(np.zeros(16, np.int8))
+    many = gymnasium.make_vec(name, num_envs=2, task=TinyTask())
+    with pytest.raises(ValueError, match="3 seeds"):
+        many.reset(seed=[1, 2, 3])
+    with pytest.raises(ValueError, match="reset_mask"):
+        many.reset(options={"reset_mask": np.zeros(2, bool)})
+
+
+def test_the_shipped_detection_task(tmp_path):
+    pytest.importorskip("vizdoom")
+    from envs.doom.detector import build_detector
+    from envs.doom.task import DoomDetection
+
+    task = DoomDetection(model=build_detector(dim=48, depth=1, heads=1), sizes={"train": 1}, frames=4, folder=tmp_path)
+    env = gymnasium.make(FRAME, task=task, reward="metric", render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped)
+    env.reset(seed=0)
+    *_, info = env.step(env.action_space.sample())
+    assert {"loss", "dense_loss", "fidelity", "ratio", "rates"} <= info.keys()
