@@ -1,0 +1,194 @@
+"""Results of evaluation runs: one JSON line for each finished run, from which an interrupted evaluation goes on.
+
+The first line holds the setting (task, split, numerics, ...) and its fingerprint. A file of another setting is set
+aside under a name of its own, never mixed or overwritten.
+
+Shape suffixes: U clips, R resamples (row 0 is the sample itself), G gates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from eventful.errors import UserError
+
+FORMAT = 1
+"""Part of the fingerprint; raised when a run measures something else than before."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What distinguishes the runs of one evaluation.
+
+    Attributes:
+        contender: Such as `Learned` or `TopR@gate`.
+        budget: Asked share of the dense MACs; None for policies without one.
+        seed: Of a random policy, or which checkpoint.
+    """
+
+    contender: str
+    budget: float | None = None
+    seed: str = ""
+
+
+@dataclass
+class Record:
+    """One run: a policy at a budget on all clips. All but `share_flush_U` is of the frames after the flush.
+
+    Attributes:
+        key: Which run.
+        detail: The policy's setting, such as `r=39`.
+        clips: Names of the clips.
+        frames_U: Frames of each clip after the flush.
+        share_U: Mean realised share of the dense MACs.
+        share_flush_U: Likewise with the flush counted.
+        overall_U: Mean share with patch embedding and head counted on both sides.
+        policy_U: Mean share of the dense MACs that the policy itself costs, part of `share_U`.
+        distance_U: Mean token distance to the dense model (1 - cosine).
+        worst_U: Mean over frames of the mean over the 20 worst tokens.
+        age_max_U: Most frames that a token went without an update.
+        rates_G: Share of the tokens that each gate selects.
+        metric_R: The task's metric of the sample and each resample; empty for tasks without labels.
+        seconds: How long the run took.
+    """
+
+    key: Key
+    detail: str
+    clips: list[str]
+    frames_U: list[int]
+    share_U: list[float]
+    share_flush_U: list[float]
+    overall_U: list[float]
+    policy_U: list[float]
+    distance_U: list[float]
+    worst_U: list[float]
+    age_max_U: list[int]
+    rates_G: list[float]
+    metric_R: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Latency:
+    """Time per frame of one stream, against the dense model on the same frames in turn.
+
+    Attributes:
+        key: Which policy.
+        frames: Timed frames.
+        dense_ms: Quartiles of the dense model's times.
+        eventful_ms: Quartiles of the eventful model's times.
+        speedup: Quartiles of the ratios dense / eventful, frame by frame.
+    """
+
+    key: Key
+    frames: int
+    dense_ms: tuple[float, float, float]
+    eventful_ms: tuple[float, float, float]
+    speedup: tuple[float, float, float]
+
+
+class ResultsFile:
+    """Finished runs on disk.
+
+    Args:
+        path: Of the JSON lines; created with its folder.
+        setting: Plain data on which all runs depend.
+
+    Attributes:
+        notes: What a user should know about the file that was found.
+
+    Raises:
+        UserError: If the file is not one of these, or is damaged elsewhere than in its last line.
+    """
+
+    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self._head: dict[str, Any] = {"format": FORMAT, "fingerprint": fingerprint(setting), "setting": dict(setting)}
+        self.records: dict[Key, Record] = {}
+        self.latencies: dict[Key, Latency] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_over(_read_lines(path))
+        self._rewrite()
+
+    def add(self, entry: Record | Latency) -> None:
+        """Appends a finished run; it is on disk when this returns."""
+        self._keep(entry)
+        with self.path.open("a") as file:
+            file.write(_line(entry))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _keep(self, entry: Record | Latency) -> None:
+        if isinstance(entry, Record):
+            self.records[entry.key] = entry
+        else:
+            self.latencies[entry.key] = entry
+
+    def _take_over(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        try:
+            head, *rows = [json.loads(line) for line in lines]
+            known = head["fingerprint"]
+            if known == self._head["fingerprint"]:
+                for row in rows:
+                    self._keep(_entry(row))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is damaged ({error}); delete it, or choose another out") from error
+        if known != self._head["fingerprint"]:
+            aside = self.path.with_name(f"{self.path.stem}-{known}{self.path.suffix}")
+            os.replace(self.path, aside)
+            changed = ", ".join(_differing(head["setting"], self._head["setting"])) or "the format"
+            self.notes.append(f"the settings have changed ({changed}): starting anew; earlier results are in {aside}")
+        elif rows:
+            self.notes.append(f"going on from {len(rows)} finished runs in {self.path}")
+
+    def _rewrite(self) -> None:
+        """Writes what was taken over, so that a torn last line is gone."""
+        partial = self.path.with_suffix(".tmp")
+        entries: list[Record | Latency] = [*self.records.values(), *self.latencies.values()]
+        partial.write_text("".join([json.dumps(self._head) + "\n", *map(_line, entries)]))
+        os.replace(partial, self.path)
+
+
+def fingerprint(setting: Mapping[str, Any]) -> str:
+    """Twelve hex digits that differ when anything in the setting does."""
+    text = json.dumps([FORMAT, setting], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Complete lines: one that a kill has torn has no end."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _line(entry: Record | Latency) -> str:
+    kind, row = ("run" if isinstance(entry, Record) else "latency"), asdict(entry)
+    if isinstance(entry, Record):
+        # A metric can be undefined on a resample, and JSON has no NaN.
+        row["metric_R"] = [None if isnan(value) else value for value in entry.metric_R]
+    return json.dumps({"kind": kind} | row, allow_nan=False) + "\n"
+
+
+def _entry(row: dict[str, Any]) -> Record | Latency:
+    kind, key = row.pop("kind"), Key(**row.pop("key"))
+    if kind == "run":
+        row["metric_R"] = [nan if value is None else value for value in row["metric_R"]]
+        return Record(key=key, **row)
+    quartiles = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+    return Latency(key=key, **(row | quartiles))
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
