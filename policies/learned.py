@@ -158,7 +158,9 @@ class LearnedPolicy(
         projection, output_BND = self.projection, observation.output_BND
         if projection is None or output_BND is None:
             raise PolicyMismatch("this policy looks at the tokens' last outputs, which the model does not supply")
-        return projection(output_BND.detach().to(projection.weight.dtype))
+        # The next frame edits the buffer in place; a backward pass that comes later needs it as it is.
+        output_BND = output_BND.detach().clone() if torch.is_grad_enabled() else output_BND
+        return projection(output_BND.to(projection.weight.dtype))
 
     def _check(self, layout: Layout) -> None:
         mine = (self.gates, self.dim, self.granularity)

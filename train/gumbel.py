@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -26,19 +27,21 @@ from eventful import StreamState
 from policies import GateObservation, LearnedPolicy, Selection
 from policies.relaxation import concrete_mask
 from train import processes
-from train.estimator import WindowRecord, WindowResult, begin
+from train.estimator import WindowRecord, WindowResult
 from train.objective import FrameLoss, Terms
-from train.streams import Batch
+from train.streams import StreamBatch, StreamSource, begin
 
 
 class GumbelEstimator:
-    """See the module's docstring.
+    """See the module's docstring; implements `Estimator`.
 
     Args:
         task: Preprocessing, labels.
         model: Eventful model around the task's model.
         policy: To be trained.
         loss: Of a frame.
+        source: Where streams come from.
+        window: T, frames between two cuts of the gradient.
         cost_weight: Of the budget term.
         temperature: Of the relaxation.
         sharpness: Logits per unit of score (one unit of log error).
@@ -51,36 +54,45 @@ class GumbelEstimator:
         model: eventful.EventfulModel,
         policy: LearnedPolicy,
         loss: FrameLoss,
+        source: StreamSource,
+        window: int = 8,
         cost_weight: float = 1.0,
         temperature: float = 2 / 3,
         sharpness: float = 4.0,
         noise: bool = True,
     ) -> None:
         self._task, self._model, self._policy, self._loss = task, model, policy, loss
-        self._cost_weight, self._temperature = cost_weight, temperature
-        self._sharpness, self._noise = sharpness, noise
+        self._source, self._window, self._cost_weight = source, window, cost_weight
+        self._temperature, self._sharpness, self._noise = temperature, sharpness, noise
+        self._streams: StreamBatch | None = None
+        self._state: StreamState | None = None
 
-    def window(
-        self, batches: Sequence[Batch], state: StreamState | None, noise: Sequence[torch.Generator]
-    ) -> WindowResult:
+    def begin(self, seed: str) -> None:
+        """See `Estimator.begin`."""
+        self._streams, self._state = self._source.batch(seed), None
+
+    def window(self) -> WindowResult:
         """See `Estimator.window`."""
+        if self._streams is None:
+            raise RuntimeError("begin() comes before window()")
         record = WindowRecord()
         terms: list[Terms] = []
-        shares: list[Tensor] = []
+        relative: list[Tensor] = []
+        counted: list[Tensor] = []
+        state = self._state
         device = next(self._model.parameters()).device
-        for batch in batches:
+        for batch in islice(self._streams, self._window):
             frame = self._task.preprocess(batch.frames_BHWC.to(device))
             budget_B = batch.budget_B.to(device)
-            decide = partial(self._decide, budget_B=budget_B, generators=noise, record=record)
+            decide = partial(self._decide, budget_B=budget_B, generators=self._streams.noise, record=record)
             features, state = eventful.drive(self._model.decisions(frame, begin(state, batch), masked=True), decide)
             terms.append(self._loss(features, self._loss.dense(frame), batch.targets))
-            shares.append(state.macs.ratio.float() / budget_B)  # type: ignore[union-attr]
-        if state is None:
-            raise ValueError("a window needs at least one frame")
-        counted_TB = ~torch.stack([batch.first_B for batch in batches]).to(device)
-        stats = self._backward(terms, torch.stack(shares), counted_TB)
+            relative.append(state.macs.ratio.float() / budget_B)  # type: ignore[union-attr]
+            counted.append(~batch.first_B.to(device))
+        self._state = None if state is None else state.detach()
+        stats = self._backward(terms, torch.stack(relative), torch.stack(counted))
         layout = self._model.layout(frame)
-        return record.result(state.detach(), stats, layout.tokens, layout.gates)
+        return record.result(stats, layout.tokens, layout.gates)
 
     def _backward(self, terms: Sequence[Terms], relative_TB: Tensor, counted_TB: Tensor) -> dict[str, float]:
         weight_TB = counted_TB.float()

@@ -21,9 +21,8 @@ from envs.task import VideoTask
 from eventful import StreamState
 from policies import GateObservation, LearnedPolicy, Selection
 from train import processes
-from train.estimator import begin
 from train.objective import FrameLoss
-from train.streams import Batch, StreamBatch
+from train.streams import Batch, StreamBatch, begin
 
 
 class OracleWarmStart:

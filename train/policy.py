@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 import eventful
+from envs.engine import SelectionEngine
 from envs.task import VideoTask
 from eventful import cli
 from eventful.errors import UserError
@@ -33,7 +34,8 @@ from train.estimator import Estimator
 from train.gumbel import GumbelEstimator
 from train.objective import FrameLoss, Objective
 from train.oracle import OracleWarmStart
-from train.streams import StreamBatch
+from train.reinforce import ReinforceEstimator, ReinforceOptions
+from train.streams import StreamSource
 from train.trainer import Schedule, Trainer
 from train.validation import Validation
 
@@ -70,6 +72,11 @@ class TrainConfig(TaskConfig):
         temperature: Of the relaxed decisions (gumbel).
         sharpness: Logits per unit of score.
         noise: Draw masks during training (gumbel).
+        reward: What sampled masks are rewarded for: `fidelity`, `loss` or `metric` (reinforce).
+        rollouts: Rollouts from each state (reinforce).
+        discount: Of later rewards, per frame (reinforce).
+        entropy: Weight of the mean entropy per decision (reinforce).
+        p_min: Probabilities of decisions stay within [p_min, 1 - p_min] (reinforce).
         warm_start: `none`, `oracle`, or the folder of a policy checkpoint.
         oracle_frames: Frames of the oracle warm start.
         oracle_lr: Its learning rate.
@@ -101,6 +108,11 @@ class TrainConfig(TaskConfig):
     temperature: float = 2 / 3
     sharpness: float = 4.0
     noise: bool = True
+    reward: Literal["fidelity", "loss", "metric"] = "fidelity"
+    rollouts: int = 4
+    discount: float = 0.9
+    entropy: float = 1e-4
+    p_min: float = 0.002
     warm_start: str = "oracle"
     oracle_frames: int = 200
     oracle_lr: float = 3e-3
@@ -157,6 +169,8 @@ class _Run:
         self._frames: Frames = calibration_frames(
             task, self._clips, config.calibration_streams, config.calibration_frames
         )
+        budgets = (config.budget_min, config.budget_max)
+        self._source = StreamSource(self._clips, processes.share_out(config.streams, *ranks), budgets)
         weights = Objective(**dataclasses.asdict(config.objective))
         with cli.user_input("objective"):
             self._loss = FrameLoss(task, model, weights)
@@ -166,6 +180,8 @@ class _Run:
         config = self._config
         identity = _identity(config)
         policy = self._initial()
+        # The policy's own cost is part of what a budget pays for.
+        self._model.policy = policy
         trainer = self._trainer(policy)
         resumed = trainer.resume(identity)
         if resumed:
@@ -199,7 +215,6 @@ class _Run:
                 provenance=self._provenance,
             ).to(self._frames[0].device)
         self._say(f"calibrating thresholds for {len(config.policy_budgets)} budgets")
-        # The policy's own cost is part of what a budget pays for.
         self._model.policy = policy
         install(policy, calibrate(self._model, self._frames, config.policy_budgets))
         if self._ranks[0] == 0:
@@ -212,12 +227,7 @@ class _Run:
             return
         if config.warm_start == "oracle":
             warm = OracleWarmStart(self._task, self._model, policy, self._loss, config.oracle_lr)
-            streams = StreamBatch(
-                self._clips,
-                processes.share_out(config.streams, *self._ranks),
-                f"{config.seed}/oracle",
-                (config.budget_min, config.budget_max),
-            )
+            streams = self._source.batch(f"{config.seed}/oracle")
             final = warm.fit(streams, config.oracle_frames, show=self._ranks[0] == 0)
             self._say(f"warm start: listwise cross-entropy {final:.3f}")
             fit_table(self._model, self._frames, policy, policy.table)
@@ -235,38 +245,63 @@ class _Run:
         config = self._config
         schedule = Schedule(
             steps=config.steps,
-            window=config.window,
-            streams=config.streams,
+            frames=config.window * config.streams,
             segment=config.segment,
             lr=config.lr,
             clip=config.clip,
-            budgets=(config.budget_min, config.budget_max),
             seed=config.seed,
         )
         validation = Validation(self._task, self._model, policy, load_policy(self._out / "heuristic"))
         return Trainer(
             policy,
             self._estimator(policy),
-            self._clips,
             self._model.layout(self._frames[0]),
             schedule,
             self._out,
-            self._ranks,
+            self._ranks[0],
             validation.points,
         )
 
     def _estimator(self, policy: LearnedPolicy) -> Estimator:
         config = self._config
+        if config.estimator == "reinforce":
+            return self._reinforce(policy)
         return GumbelEstimator(
             self._task,
             self._model,
             policy,
             self._loss,
+            self._source,
+            window=config.window,
             cost_weight=config.cost_weight,
             temperature=config.temperature,
             sharpness=config.sharpness,
             noise=config.noise,
         )
+
+    def _reinforce(self, policy: LearnedPolicy) -> ReinforceEstimator:
+        config = self._config
+        with cli.user_input("estimator=reinforce"):
+            engine = SelectionEngine(
+                config.granularity,
+                self._task,
+                split="train",
+                budget=(config.budget_min, config.budget_max),
+                reward={"kind": config.reward, "weight": 0.0, "worst_weight": config.objective.worst},
+                model_options={"attention": config.attention},
+                policy=policy,
+                score_labels=config.reward != "fidelity",
+            )
+            options = ReinforceOptions(
+                window=config.window,
+                rollouts=config.rollouts,
+                discount=config.discount,
+                entropy=config.entropy,
+                p_min=config.p_min,
+                sharpness=config.sharpness,
+                cost_weight=config.cost_weight,
+            )
+        return ReinforceEstimator(engine, policy, self._source, options)
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:

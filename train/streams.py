@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from envs.task import Clip, Target
+from eventful import StreamState
 
 
 @dataclass(frozen=True)
@@ -67,26 +68,40 @@ class Stream:
         return clip, frame, True, low * (high / low) ** self._random.random()
 
 
-class StreamBatch:
-    """B streams in step.
+@dataclass(frozen=True)
+class StreamSource:
+    """Where a process's streams come from.
 
-    Args:
+    Attributes:
         clips: To choose from.
-        indices: Which of all streams these are.
-        seed: Of the run.
-        budgets: Range of the budgets.
+        indices: Which of all streams are this process's.
+        budgets: Range of the budgets, sampled log-uniformly per clip.
 
     Raises:
         ValueError: If there are no clips, or their frames differ in size.
     """
 
-    def __init__(self, clips: Sequence[Clip], indices: Sequence[int], seed: str, budgets: tuple[float, float]) -> None:
-        if not clips:
+    clips: Sequence[Clip]
+    indices: Sequence[int]
+    budgets: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not self.clips:
             raise ValueError("there are no clips to train on")
-        sizes = {tuple(clip.frames_THWC.shape[1:]) for clip in clips}
+        sizes = {tuple(clip.frames_THWC.shape[1:]) for clip in self.clips}
         if len(sizes) > 1:
             raise ValueError(f"clips of different frame sizes cannot be batched: {sorted(sizes)}")
-        self._streams = [Stream(clips, index, seed, budgets) for index in indices]
+
+    def batch(self, seed: str) -> StreamBatch:
+        """The streams, at their beginnings."""
+        return StreamBatch([Stream(self.clips, index, seed, self.budgets) for index in self.indices])
+
+
+class StreamBatch:
+    """B streams in step."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
 
     @property
     def noise(self) -> list[torch.Generator]:
@@ -105,3 +120,10 @@ class StreamBatch:
             first_B=torch.tensor([first for _, _, first, _ in picked]),
             budget_B=torch.tensor([budget for _, _, _, budget in picked]),
         )
+
+
+def begin(state: StreamState | None, batch: Batch) -> StreamState | None:
+    """Marks the streams whose clip begins with this frame, so that they are flushed."""
+    if state is not None:
+        state.flush_B = batch.first_B.to(state.flush_B.device)
+    return state

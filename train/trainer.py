@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from envs.task import Clip
-from eventful import StreamState
 from eventful.errors import UserError
 from policies import Layout, LearnedPolicy
 from train import processes
 from train.board import Board
 from train.estimator import Estimator
-from train.streams import StreamBatch
 
 
 @dataclass(frozen=True)
@@ -36,22 +32,18 @@ class Schedule:
 
     Attributes:
         steps: Windows, each with one optimiser step.
-        window: T, frames of a window.
-        streams: B, over all processes.
+        frames: Frames of all streams together in a window, for the log.
         segment: Windows from one fresh start of the streams (and checkpoint) to the next.
         lr: Peak learning rate; cosine decay to zero.
         clip: Largest gradient norm.
-        budgets: Range from which each clip's budget is sampled.
         seed: Of everything random.
     """
 
     steps: int
-    window: int
-    streams: int
+    frames: int
     segment: int
     lr: float
     clip: float
-    budgets: tuple[float, float]
     seed: int
 
 
@@ -61,11 +53,10 @@ class Trainer:
     Args:
         policy: To be trained.
         estimator: Supplies gradients.
-        clips: Training clips.
         layout: Of the model, for the logs.
         schedule: How long and how fast.
         folder: Of checkpoint and event files.
-        ranks: (rank, number of processes).
+        rank: Of this process; the first one writes.
         validate: Called at checkpoints; its points go to TensorBoard.
     """
 
@@ -73,16 +64,15 @@ class Trainer:
         self,
         policy: LearnedPolicy,
         estimator: Estimator,
-        clips: Sequence[Clip],
         layout: Layout,
         schedule: Schedule,
         folder: Path,
-        ranks: tuple[int, int] = (0, 1),
+        rank: int = 0,
         validate: Callable[[], dict[str, list[tuple[float, float, float]]]] | None = None,
     ) -> None:
-        self._policy, self._estimator, self._clips, self._layout = policy, estimator, clips, layout
+        self._policy, self._estimator, self._layout = policy, estimator, layout
         self._schedule, self._folder, self._validate = schedule, folder, validate
-        self._rank, self._streams = ranks[0], processes.share_out(schedule.streams, *ranks)
+        self._rank = rank
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=schedule.lr)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._decay)
         self.step = 0
@@ -140,18 +130,20 @@ class Trainer:
 
         Args:
             run: See `resume`.
-            until: Asked between segments; True ends the training early.
+            until: Asked after each segment; True ends the training early.
         """
         main = self._rank == 0
         board = Board(self._folder / "tensorboard", self.step) if main else None
         bar = tqdm(total=self._schedule.steps, initial=self.step, unit="window", disable=not main, dynamic_ncols=True)
         try:
-            while self.step < self._schedule.steps and not until():
+            while self.step < self._schedule.steps:
                 self._segment(board, bar)
                 if main:
                     self.save(run)
                 if board is not None and self._validate is not None:
                     board.frontier(self.step, self._validate())
+                if until():
+                    break
         finally:
             bar.close()
             if board is not None:
@@ -159,14 +151,11 @@ class Trainer:
 
     def _segment(self, board: Board | None, bar: tqdm) -> None:
         schedule = self._schedule
-        number = self.step // schedule.segment
-        streams = StreamBatch(self._clips, self._streams, f"{schedule.seed}/{number}", schedule.budgets)
-        state: StreamState | None = None
+        self._estimator.begin(f"{schedule.seed}/{self.step // schedule.segment}")
         for _ in range(min(schedule.segment, schedule.steps - self.step)):
             started = time.perf_counter()
             self._optimizer.zero_grad(set_to_none=True)
-            result = self._estimator.window(list(islice(streams, schedule.window)), state, streams.noise)
-            state = result.state
+            result = self._estimator.window()
             processes.average_gradients(self._policy)
             norm = nn.utils.clip_grad_norm_(self._policy.parameters(), schedule.clip)
             if not torch.isfinite(norm):
@@ -179,8 +168,7 @@ class Trainer:
             bar.set_postfix(shown, refresh=False)
             if board is not None:
                 seconds = time.perf_counter() - started
-                frames = schedule.window * schedule.streams
-                extra = {"grad_norm": float(norm), "frames_per_second": frames / seconds}
+                extra = {"grad_norm": float(norm), "frames_per_second": schedule.frames / seconds}
                 board.window(self.step, result, self._layout, extra)
         if board is not None:
             board.masks(self.step, result, self._layout)
