@@ -101,8 +101,8 @@ def _count(attention: GlobalLayer, ledger: MacLedger, counts: Counts, changed: C
     ledger.add("qk", full * (tokens * keys * attention.dim) + updated * (counts * keys + tokens * changed))
     ledger.add("av", full * (tokens * keys * attention.dim) + updated * (2 * tokens * changed))
     ledger.add("merge", updated * (counts > 0) * (changed + 2.0 * tokens))
-    # As the authors do, for all queries at every frame.
-    attention.count_bias(ledger, float(tokens))
+    # As the authors do, for all queries whenever one of them changes.
+    attention.count_bias(ledger, (counts > 0) * float(tokens))
 
 
 def _afresh(attention: GlobalLayer, state: AttentionState, stored: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
