@@ -165,9 +165,10 @@ class SelectionEngine:
     def observe(self, copy: bool = False) -> GateObservation:
         """What the gate at which all streams stand shows, for policies that look at tensors.
 
+        The graph of a `LearnedPolicy.score` of it outlives the next steps.
+
         Args:
-            copy: Whether the tensors outlive the next step. Without, they are the buffers themselves, which the step
-                edits: whatever a gradient is to flow through must have been used by then.
+            copy: Whether all tensors outlive the next step. Without, most are buffers which the step edits in place.
 
         Raises:
             StreamError: If the streams stand at different gates (`groups` has them all), or there are none.

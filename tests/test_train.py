@@ -99,7 +99,8 @@ def test_calibrated_thresholds_spend_their_budgets(granularity) -> None:
     task = Task()
     model = eventful.wrap(task.model, All(), granularity=granularity)
     frames = calibration_frames(task, task.clips("train"), streams=4, frames=12)
-    frames = [frame + 0.1 * torch.randn(frame.shape, generator=torch.Generator().manual_seed(9)) for frame in frames]
+    noise = torch.Generator().manual_seed(9)
+    frames = [frame + 0.1 * torch.randn(frame.shape, generator=noise) for frame in frames]
     found = calibrate(model, frames, [0.2, 0.5])
     for budget in (0.2, 0.5):
         policy = CalibratedThreshold(found.table, budget)
