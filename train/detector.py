@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -120,7 +121,7 @@ class Worker:
     compute once the machine has other work too.
     """
 
-    def __init__(self, model: nn.Module, frames: Frames, options: Options, index: int) -> None:
+    def __init__(self, model: VisionTransformer, frames: Frames, options: Options, index: int) -> None:
         self.dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self.model = copy.deepcopy(model).to(self.dtype).train()
         self.frames = frames

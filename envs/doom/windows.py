@@ -38,7 +38,8 @@ def cut_windows(
         Pixels (B, 160, 160, 3), targets with boxes clipped to the window but in pixels of the frame, and the tokens'
         numbers (B, W). Boxes of which less than 40 % is left are gone.
     """
-    pixels, labels, tokens = [], [], []
+    pixels, tokens = [], []
+    labels: list[Target] = []
     grid_N = torch.arange(TOKENS).view(GRID)
     for frame_HWC, target in zip(frames_BHWC, targets, strict=True):
         row, column = _place(target, generator)
@@ -69,7 +70,7 @@ def _place(target: Target, generator: torch.Generator) -> tuple[int, int]:
 def window_outputs(vit: VisionTransformer, pixels_BCHW: Tensor, tokens_BW: Tensor) -> Tensor:
     """Outputs (B, N, X) of the detector for windows, as if of whole frames."""
     x_BWD = vit.patch_embed.proj(pixels_BCHW).flatten(2).transpose(1, 2)
-    x_BWD = x_BWD + vit.pos_embed[0][tokens_BW]
+    x_BWD = x_BWD + vit.get_parameter("pos_embed")[0][tokens_BW]
     outputs_BWX = vit.head(vit.norm(vit.blocks(x_BWD)))
     outputs_BNX = outputs_BWX.new_zeros(len(tokens_BW), TOKENS, outputs_BWX.shape[-1])
     outputs_BNX[..., :-4] = _NOTHING
