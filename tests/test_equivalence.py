@@ -181,10 +181,7 @@ def test_packed_is_masked_for_any_shape_and_mask(
     name: str, mode: str, streams: int, rows: int, columns: int, choices: list[str], seed: int
 ) -> None:
     vit = build(name)
-    if name in ("ViT", "SAM image encoder"):
-        size = (40, 48)
-    else:
-        size = (8 * rows, 8 * columns)
+    size = (40, 48) if name in ("ViT", "SAM image encoder") else (8 * rows, 8 * columns)
     policy = Chosen(itertools.cycle(choices), seed)
     frames = clip(3, streams, seed, (40, 48))
     frames = [frame[..., : size[0], : size[1]] for frame in frames]
