@@ -85,7 +85,7 @@ class Group:
         self.frames_BCHW = inputs(self.streams)
         self._masks, self.gate = [], 0
         self._step = self.model.decisions(self.frames_BCHW, self.state)
-        self._observation = next(self._step)
+        self._observation = _lasting(next(self._step))
 
     def observe(self, copy: bool = False) -> GateObservation:
         """What the gate shows; see `SelectionEngine.observe`."""
@@ -100,7 +100,7 @@ class Group:
         chosen = selection(mask_BN.to(self.frames_BCHW.device), self._observation.layout)
         self._masks.append(chosen.as_mask(mask_BN.shape[1]))
         try:
-            self._observation = self._step.send(chosen)
+            self._observation = _lasting(self._step.send(chosen))
         except StopIteration as stop:
             self.features, self.state = stop.value
             self._step = self._observation = None
@@ -152,6 +152,16 @@ def _with_operations(macs: FrameMacs | None, names: Sequence[str]) -> FrameMacs 
         return None
     zero_B = torch.zeros_like(macs.total)
     return dataclasses.replace(macs, by_operation={name: macs.by_operation.get(name, zero_B) for name in names})
+
+
+def _lasting(observation: GateObservation) -> GateObservation:
+    """The observation with a copy of the one tensor that a learned policy differentiates a projection of.
+
+    The frame edits that buffer in place, which would spoil gradients that are taken after it.
+    """
+    if observation.output_BND is None:
+        return observation
+    return dataclasses.replace(observation, output_BND=observation.output_BND.clone())
 
 
 def _copied(observation: GateObservation) -> GateObservation:

@@ -70,6 +70,24 @@ def test_rollouts_side_by_side_are_those_one_by_one(granularity):
             assert together[2 * k + b] == pytest.approx(apart[k][b], abs=1e-5)
 
 
+def test_what_is_copied_stays():
+    engine = engine_of("gate")
+    kept = engine.observe(copy=True)
+    before = kept.reference_BND.clone()
+    engine.step(torch.ones(2, 17, dtype=torch.bool))
+    torch.testing.assert_close(kept.reference_BND, before, rtol=0, atol=0)
+
+
+def test_a_cleared_engine_begins_anew():
+    engine = engine_of("frame")
+    rewards(engine, masks(engine, 2))
+    engine.clear()
+    with pytest.raises(StreamError, match="no stream"):
+        engine.step(torch.zeros(0, 17, dtype=torch.bool))
+    engine.start({0: Start(0, 0.1)})
+    assert engine.streams == 1 and engine.where(0)["frame"] == 1
+
+
 def test_a_state_is_taken_between_two_frames_only():
     engine = engine_of("gate")
     rewards(engine, masks(engine, 1))
@@ -104,7 +122,7 @@ def test_a_learned_policy_gets_gradients_from_what_it_saw(granularity):
     torch.nn.init.normal_(policy.out.weight)
     total = torch.zeros(())
     for mask_BN in masks(engine, 2 * engine.layout.gates):
-        score_BN = policy.score(engine.observe(copy=True), engine.budget_B)
+        score_BN = policy.score(engine.observe(), engine.budget_B)
         total = total + torch.where(mask_BN, score_BN, -score_BN).sum()
         engine.step(mask_BN)
     total.backward()
