@@ -13,8 +13,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/eventful-train configs/demo.yaml out=$(RUN)
-	$(BIN)/eventful-evaluate configs/demo-evaluate.yaml policy=[$(RUN)/policy] out=$(RUN)/evaluation
-	$(BIN)/python -m envs.doom.export split=test_maps clip=0 out=$(RUN)/clip.mp4
+	$(BIN)/eventful-evaluate configs/evaluate.yaml policy=$(RUN)/policy out=$(RUN)/evaluation
+	$(BIN)/python -m envs.doom.export --split test_maps --out $(RUN)/clip.mp4
 	$(BIN)/eventful-infer $(RUN)/clip.mp4 --policy $(RUN)/policy --budget 0.2 --out $(RUN)/annotated.mp4
 	@echo
 	@cat $(RUN)/evaluation/summary.md
