@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eventful.errors import UserError
 from eventful.video import images_in, read_frames
@@ -72,10 +73,12 @@ def load_footage(
     reader = read_frames(video)
     path = cache / f"{_key(video, size, stop)}.rgb"
     if not path.is_file():
-        _decode((resize(torch.from_numpy(frame)[None])[0] for frame in islice(reader, stop)), path)
+        # Minutes for a long video: say what is going on, where stderr is a terminal.
+        frames_HWC = tqdm(islice(reader, stop), f"decoding {video.name}", reader.count, leave=False, disable=None)
+        _decode((resize(torch.from_numpy(frame_HWC)[None])[0] for frame_HWC in frames_HWC), path)
     # Mode "c" gives a private, writable view: PyTorch has no read-only tensors and warns of them.
-    frames = np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *size, 3)
-    return torch.from_numpy(frames), reader.fps
+    frames_THWC = np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *size, 3)
+    return torch.from_numpy(frames_THWC), reader.fps
 
 
 def _decode(frames: Iterable[Tensor], path: Path) -> None:

@@ -35,7 +35,8 @@ from eventful.overlay import draw
 from eventful.streaming import FrameResult, VideoRunner
 from eventful.summary import Summary
 from eventful.tasks import Task, load_task
-from eventful.video import FrameReader, VideoWriter, read_frames
+from eventful.video import FrameReader, read_frames
+from eventful.video_writer import VideoWriter
 from policies.protocol import Policy
 
 COMMAND = "eventful-infer"
@@ -171,7 +172,7 @@ def _write(results: Iterator[FrameResult], reader: FrameReader, names: Sequence[
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: print("\n".join(summary.lines()), file=messages))
+        stack.callback(lambda: print("\n".join(summary.lines(reader.skipped)), file=messages))
         video = stack.enter_context(VideoWriter(args.out, reader.fps)) if args.out else None
         lines = _open_lines(args.json, stack)
         # `disable=None`: no progress where stderr is no terminal.

@@ -40,8 +40,12 @@ class Summary:
             self._dense.append(result.dense.seconds)
             self._steady.append(result.seconds)
 
-    def lines(self) -> list[str]:
-        """The summary, one fact a line."""
+    def lines(self, skipped: int = 0) -> list[str]:
+        """The summary, one fact a line.
+
+        Args:
+            skipped: Damaged packets that the video source left out.
+        """
         if not self.frames:
             return ["no frames"]
         elapsed = time.perf_counter() - self._started
@@ -52,6 +56,8 @@ class Summary:
         ]
         if self._distances:
             lines += self._dense_lines()
+        if skipped:
+            lines.append(f"{skipped} damaged packets of the live source were left out")
         return [*lines, f"peak memory: {peak_memory()}"]
 
     def _macs_line(self) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,4 +121,6 @@ def _admits(hint: Any, value: Any) -> bool:
 
 
 def _show(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    """An annotation without module names."""
+    plain = isinstance(hint, type) and not typing.get_args(hint)
+    return hint.__name__ if plain else re.sub(r"\b\w+\.", "", str(hint))

@@ -1,8 +1,8 @@
-"""Video in and out, one frame at a time and in bounded memory.
+"""Reads video, one frame at a time and in bounded memory.
 
 `read_frames` takes whatever PyAV opens (a file, a stream address, a camera such as /dev/video0) or a folder of images.
-A video that breaks yields the frames before the fault, then raises `VideoError`. `VideoWriter` finishes its file
-whatever ends the writing.
+A video that breaks yields the frames before the fault, then raises `VideoError`. A live source loses packets now and
+then: there the damaged packets are left out and counted.
 
 Frames are uint8 RGB arrays (H, W, 3).
 """
@@ -14,9 +14,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -30,6 +28,7 @@ from eventful.errors import VideoError
 Frame = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtp", "srtp", "rtmp", "rtmps", "udp", "srt", "tcp"})
 DEFAULT_FPS = 25.0
 STREAM_TIMEOUT_S = 15.0
 DURATION_SLACK_S = 0.5
@@ -42,11 +41,13 @@ class FrameReader(abc.ABC):
         source: What is read.
         fps: Frames per second.
         count: Number of frames if the source says so, else None. Not every container tells the truth.
+        skipped: Damaged packets that were left out so far; always 0 unless the source is live.
     """
 
     source: str
     fps: float
     count: int | None
+    skipped: int = 0
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Frame]:
@@ -72,13 +73,13 @@ def read_frames(source: str | Path, fps: float | None = None) -> FrameReader:
     """
     text = str(source)
     if "://" in text:
-        return _StreamReader(text)
+        return StreamReader(text, live=text.partition("://")[0] in LIVE_SCHEMES)
     path = Path(text)
     if path.is_dir():
         return _FolderReader(path, DEFAULT_FPS if fps is None else fps)
     if not path.exists():
         raise VideoError(f"video {text} does not exist")
-    return _StreamReader(text)
+    return StreamReader(text, live=_device_format(text) is not None)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -103,17 +104,21 @@ class _FolderReader(FrameReader):
             frame = _read_image(path)
             first = first or frame.shape
             if frame.shape != first:
-                raise VideoError(
-                    f"image {path} is {_size(frame.shape)} (height x width), the images before it are {_size(first)}"
-                )
+                sizes = f"{size_text(frame.shape)} (height x width), the images before it are {size_text(first)}"
+                raise VideoError(f"image {path} is {sizes}")
             yield frame
 
 
-class _StreamReader(FrameReader):
-    """Whatever PyAV opens."""
+class StreamReader(FrameReader):
+    """Whatever PyAV opens.
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    Args:
+        source: File, address or device.
+        live: Leave damaged packets out instead of ending with an error.
+    """
+
+    def __init__(self, source: str, live: bool = False) -> None:
+        self.source, self._live = source, live
         with self._open() as container:
             stream = container.streams.video[0]
             self.count = stream.frames or None
@@ -128,7 +133,7 @@ class _StreamReader(FrameReader):
                 if array.shape != size:
                     raise VideoError(
                         f"video {self.source} changes its size at frame {k} "
-                        f"from {_size(size)} to {_size(array.shape)} (height x width)"
+                        f"from {size_text(size)} to {size_text(array.shape)} (height x width)"
                     )
                 yield array
 
@@ -139,7 +144,7 @@ class _StreamReader(FrameReader):
                 self.source, format=_device_format(self.source), timeout=STREAM_TIMEOUT_S if remote else None
             )
         except (FFmpegError, OSError, ValueError) as error:
-            raise VideoError(f"video {self.source} cannot be opened: {_reason(error)}") from error
+            raise VideoError(f"video {self.source} cannot be opened: {reason(error)}") from error
         if not container.streams.video:
             container.close()
             raise VideoError(f"video {self.source} has no video stream")
@@ -153,15 +158,21 @@ class _StreamReader(FrameReader):
         fault: Exception | None = None
         for packet in _until_fault(container.demux(stream)):
             fault = packet if isinstance(packet, Exception) else None
-            for frame in _drain(stream) if fault else _until_fault(_decode(packet)):
+            for frame in () if fault else _until_fault(_decode(packet)):
                 if isinstance(frame, Exception):
                     fault = frame
                     break
                 decoded += 1
                 yield frame
+            if fault and self._live and fault is not packet:
+                self.skipped += 1
+                continue
             if fault:
+                for frame in _drain(stream):
+                    decoded += 1
+                    yield frame
                 raise VideoError(
-                    f"video {self.source} is damaged or cut off after {decoded} frames: {_reason(fault)}"
+                    f"video {self.source} is damaged or cut off after {decoded} frames: {reason(fault)}"
                 ) from fault
             packets += packet.size > 0
             if packet.pts is not None and packet.time_base:
@@ -173,81 +184,13 @@ class _StreamReader(FrameReader):
             raise VideoError(f"video {self.source} has no frames")
 
 
-class VideoWriter:
-    """Writes frames to a video file: H.264 where the codec is there, else MPEG-4.
-
-    Use as a context manager; the file is finished on the way out, also after an error or an interrupt. Nothing is
-    created before the first frame. Sides of odd length grow by one repeated row or column.
-
-    Args:
-        path: Where to; the suffix chooses the container (.mp4, .mkv, ...).
-        fps: Frames per second.
-
-    Raises:
-        VideoError: If the file cannot be written, or a frame has another size than the first.
-    """
-
-    def __init__(self, path: str | Path, fps: float) -> None:
-        self.path = Path(path)
-        self._fps = Fraction(fps).limit_denominator(1001)
-        self._container: Any = None
-        self._stream: Any = None
-        self._shape: tuple[int, ...] = ()
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def write(self, frame: Frame) -> None:
-        """Appends a uint8 RGB frame (H, W, 3)."""
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise VideoError(f"a frame must be uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
-        if self._container is None:
-            self._create(frame.shape)
-        if frame.shape != self._shape:
-            raise VideoError(f"frame of {_size(frame.shape)} in a video of {_size(self._shape)} (height x width)")
-        even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(even, format="rgb24")
-        try:
-            self._container.mux(self._stream.encode(picture))
-        except (FFmpegError, OSError) as error:
-            raise VideoError(f"video {self.path} cannot be written: {_reason(error)}") from error
-
-    def close(self) -> None:
-        """Finishes the file. May be called twice."""
-        container, self._container = self._container, None
-        if container is None:
-            return
-        try:
-            container.mux(self._stream.encode())
-            container.close()
-        except (FFmpegError, OSError) as error:
-            raise VideoError(f"video {self.path} cannot be finished: {_reason(error)}") from error
-
-    def _create(self, shape: tuple[int, ...]) -> None:
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            container: Any = av.open(str(self.path), "w")
-            stream = container.add_stream(codec, rate=self._fps)
-        except (FFmpegError, OSError, ValueError) as error:
-            raise VideoError(f"video {self.path} cannot be written: {_reason(error)}") from error
-        stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
-        stream.pix_fmt = "yuv420p"
-        self._container, self._stream, self._shape = container, stream, shape
-
-
 def _read_image(path: Path) -> Frame:
     try:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow reports damaged files by any of these.
-        raise VideoError(f"image {path} cannot be read: {_reason(error)}") from error
+        raise VideoError(f"image {path} cannot be read: {reason(error)}") from error
 
 
 def _until_fault(items: Iterator[Any]) -> Iterator[Any]:
@@ -260,7 +203,6 @@ def _until_fault(items: Iterator[Any]) -> Iterator[Any]:
 
 def _decode(packet: Any) -> Iterator[Any]:
     if packet.is_corrupt:
-        yield from _drain(packet.stream)
         raise ValueError("incomplete packet")
     yield from packet.decode()
 
@@ -299,10 +241,11 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def size_text(shape: tuple[int, ...]) -> str:
+    """Height x width of a frame, for messages."""
     return f"{shape[0]}x{shape[1]}"
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The system's words, without error numbers and repeated file names."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from eventful.errors import VideoError
 from eventful.overlay import draw
-from eventful.video import VideoWriter, read_frames
+from eventful.video import StreamReader, read_frames
+from eventful.video_writer import VideoWriter
 
 
 def moving_frames(count: int, height: int = 96, width: int = 128) -> list[np.ndarray]:
@@ -76,7 +77,7 @@ def test_writer_refuses(tmp_path: Path) -> None:
         with pytest.raises(VideoError, match=r"frame of 32x48 in a video of 32x32"):
             video.write(np.zeros((32, 48, 3), np.uint8))
         with pytest.raises(VideoError, match="uint8"):
-            video.write(np.zeros((32, 32, 3)).astype(np.float64))  # type: ignore[arg-type]
+            video.write(np.zeros((32, 32, 3)).astype(np.float64))
     with (
         pytest.raises(VideoError, match=r"a\.unknown cannot be written"),
         VideoWriter(tmp_path / "a.unknown", 25) as video,
@@ -152,6 +153,17 @@ def test_damaged_video_yields_what_came_before(tmp_path: Path) -> None:
     count, message = read_until_error(path)
     assert 0 < count < 60
     assert f"damaged or cut off after {count} frames" in message
+
+
+def test_live_source_leaves_damaged_packets_out(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ts", 60)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 3
+    data[middle : middle + 2000] = np.random.default_rng(0).bytes(2000)
+    path.write_bytes(data)
+    strict, _ = read_until_error(path)
+    live = StreamReader(str(path), live=True)
+    assert len(list(live)) > strict and live.skipped > 0
 
 
 def test_image_of_another_size(tmp_path: Path) -> None:
