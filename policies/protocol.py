@@ -149,13 +149,15 @@ class Selection:
     def where(cls, mask_BN: Tensor, observation: GateObservation) -> Selection:
         """A bool mask, with the prefix tokens added.
 
-        Prefix tokens are always brought up to date. A prefix token whose error is exactly zero is left out:
-        updating it would change nothing, so that a static scene costs nothing but its gates.
+        Prefix tokens are always brought up to date: they are selected where any other token is, or where they have
+        changed themselves. (A class token enters the first block unchanged, but its output depends on all others.)
+        Where nothing at all has changed they are left out, so that a static scene costs nothing but its gates.
         """
         prefix = observation.layout.prefix
         if prefix:
-            mask_BN = mask_BN.clone()
-            mask_BN[:, :prefix] = observation.error_BN[:, :prefix] > 0
+            changed_BP = observation.error_BN[:, :prefix] > 0
+            others_B1 = mask_BN[:, prefix:].any(1, keepdim=True)
+            mask_BN = torch.cat([changed_BP | others_B1, mask_BN[:, prefix:]], dim=1)
         return cls(mask_BN=mask_BN)
 
     @classmethod

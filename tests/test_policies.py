@@ -60,6 +60,16 @@ def test_a_static_scene_selects_nothing_not_even_the_prefix() -> None:
     assert not policies.Threshold(0.0).select(seen).as_mask(13).any()
 
 
+def test_an_unchanged_class_token_goes_along_with_any_other_token() -> None:
+    """With one decision per frame its input never changes, but its output does."""
+    seen = observation()
+    seen.input_BND[:, 0] = seen.reference_BND[:, 0]
+    seen.input_BND[1] = seen.reference_BND[1]
+    mask_BN = policies.Threshold(3.0).select(seen).as_mask(13)
+    assert mask_BN[0, 0] and mask_BN[0, 1:].any()
+    assert not mask_BN[1].any()
+
+
 def test_periodic_selects_everything_when_due() -> None:
     seen = observation()
     seen.age_BN = torch.tensor([[3] * 13, [2] * 13])
