@@ -74,7 +74,7 @@ class Summary:
         dense_ms, own_ms = (1000 * statistics.median(times) for times in (self._dense, self._steady))
         return [
             f"distance to the dense model (1 - cosine, {len(self._distances)} frames): "
-            f"mean {mean:.4f}, 20 worst tokens {worst:.4f}",
+            f"mean {mean:.3g}, 20 worst tokens {worst:.3g}",
             f"latency: dense {dense_ms:.1f} ms, eventful {own_ms:.1f} ms, {dense_ms / own_ms:.2f} times as fast "
             "(medians of the compared frames)",
         ]
