@@ -119,6 +119,27 @@ def test_published_models_are_taken_or_refused_by_name(name: str) -> None:
         assert len(backbone.blocks(backbone.grid(size))) == len(model.blocks)
 
 
+REFUSED_PARTS = ("ParallelThingsBlock", "ParallelScalingBlock", "DiffParallelScalingBlock", "DiffAttention")
+
+
+@pytest.mark.slow
+def test_all_of_timms_models_of_these_families_are_taken_but_for_named_parts() -> None:
+    modules = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "vision_transformer_sam")
+    names = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.split(".")[-1] in modules]
+    taken = 0
+    for name in names:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        try:
+            backbone = adapt(model)
+        except eventful.UnsupportedModel as refusal:
+            assert any(part in str(refusal) for part in REFUSED_PARTS), f"{name}: {refusal}"
+            continue
+        backbone.blocks(backbone.grid(model.pretrained_cfg["input_size"][1:]))
+        taken += 1
+    assert taken > 0.95 * len(names)
+
+
 def test_a_frame_that_the_model_cannot_take_is_explained() -> None:
     fixed = eventful.wrap(build("ViT"), policies.All())
     with pytest.raises(eventful.StreamError, match="takes frames of 40x48, this one is 48x48"):

@@ -46,10 +46,11 @@ def patch_grid(patch_embed: Any, size: tuple[int, int]) -> tuple[int, int]:
     Raises:
         StreamError: If the model does not take frames of this size.
     """
-    fixed: tuple[int, int] | None = patch_embed.img_size if getattr(patch_embed, "strict_img_size", False) else None
+    fixed = patch_embed.img_size if getattr(patch_embed, "strict_img_size", False) else None
+    side = patch_embed.patch_size
     if fixed is not None and fixed != size:
         raise StreamError(f"the model takes frames of {fixed[0]}x{fixed[1]}, this one is {size[0]}x{size[1]}")
-    side = patch_embed.patch_size
-    if not getattr(patch_embed, "dynamic_img_pad", False) and (size[0] % side[0] or size[1] % side[1]):
+    any_size = fixed is not None or getattr(patch_embed, "dynamic_img_pad", False)
+    if not any_size and (size[0] % side[0] or size[1] % side[1]):
         raise StreamError(f"frames must be multiples of the patch size {side[0]}x{side[1]}, got {size[0]}x{size[1]}")
     return patch_embed.dynamic_feat_size(size)
