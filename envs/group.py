@@ -77,7 +77,7 @@ class Group:
             return groups[0]
         streams = [b for group in groups for b in group.streams]
         order = sorted(range(len(streams)), key=streams.__getitem__)
-        state = StreamState.cat(_alike([group.state for group in groups])).select(order)
+        state = StreamState.cat([group.state for group in groups]).select(order)
         return cls(groups[0].model, sorted(streams), state)
 
     def begin(self, inputs: Inputs) -> None:
@@ -139,29 +139,6 @@ class Group:
         rest = Group(self.model, [self.streams[i] for i in keep], state)
         rest.begin(inputs)
         return rest
-
-
-def _alike(states: Sequence[StreamState]) -> list[StreamState]:
-    """The states with the same operations in their MACs: a flush has none for gates and updates."""
-    names = dict.fromkeys(name for state in states if state.macs for name in state.macs.by_operation)
-    return [dataclasses.replace(state, macs=_with_operations(state.macs, list(names))) for state in states]
-
-
-def _with_operations(macs: FrameMacs | None, names: Sequence[str]) -> FrameMacs | None:
-    if macs is None:
-        return None
-    zero_B = torch.zeros_like(macs.total)
-    return dataclasses.replace(macs, by_operation={name: macs.by_operation.get(name, zero_B) for name in names})
-
-
-def _lasting(observation: GateObservation) -> GateObservation:
-    """The observation with a copy of the one tensor that a learned policy differentiates a projection of.
-
-    The frame edits that buffer in place, which would spoil gradients that are taken after it.
-    """
-    if observation.output_BND is None:
-        return observation
-    return dataclasses.replace(observation, output_BND=observation.output_BND.clone())
 
 
 def _copied(observation: GateObservation) -> GateObservation:

@@ -138,6 +138,9 @@ class StreamState:
     def cat(states: Sequence[StreamState]) -> StreamState:
         """Joins the streams of several states of the same model, mode and frame size.
 
+        What only some of them have in their MACs or their policy's memory is zero for the others: nothing was spent,
+        nothing is remembered.
+
         Raises:
             ValueError: If the states do not fit together.
         """
@@ -147,6 +150,10 @@ class StreamState:
             raise ValueError(f"states of different frame sizes: {sorted({s.size for s in states})}")
         newest = max(state.frame for state in states)
         aligned = [state._advance(newest - state.frame) for state in states]
+        _fill([state.memory for state in aligned], [state.streams for state in aligned])
+        macs = [state.macs for state in aligned if state.macs is not None]
+        if len(macs) == len(aligned):
+            _fill([m.by_operation for m in macs], [state.streams for state in aligned])
         return _cat(aligned)
 
     def nbytes(self) -> int:
@@ -198,7 +205,7 @@ def _cat(nodes: Sequence[Any]) -> Any:
         return [_cat(items) for items in zip(*nodes, strict=True)]
     if isinstance(first, dict):
         if any(node.keys() != first.keys() for node in nodes):
-            raise ValueError("states whose policies remember different things cannot be joined")
+            raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
         return {key: _cat([node[key] for node in nodes]) for key in first}
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         names = [f.name for f in dataclasses.fields(first)]

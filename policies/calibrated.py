@@ -71,7 +71,9 @@ class GlobalTopR(Policy):
         mean_B = error_BN.mean(1)
         key = f"mean_error_{observation.gate}"
         if key in memory:
-            mean_B = torch.where(mean_B > 0, torch.lerp(mean_B, memory[key], self.momentum), memory[key])
+            known_B = memory[key]
+            both_B = torch.lerp(mean_B, known_B, self.momentum)
+            mean_B = torch.where((mean_B > 0) & (known_B > 0), both_B, torch.maximum(mean_B, known_B))
         memory[key] = mean_B
         if observation.gate == 0:
             self._follow(observation)

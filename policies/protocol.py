@@ -77,7 +77,8 @@ class GateObservation:
         previous_BN: Tokens that the preceding gate of this frame selected (bool), None at the first gate.
         spent_B: Realised share of dense MACs in the preceding frame; 1 after a flush.
         memory: What the policy remembers about these streams: tensors with B as first dimension. A policy
-            replaces entries (never edits them in place), so that states can be cloned and searched over.
+            replaces entries (never edits them in place), so that states can be cloned and searched over. A
+            stream that joins others has zeros where it remembers nothing yet.
         output_BND: Each token's last output of the whole network (granularity "frame" only).
         key_BNHd: Buffered keys of this block (granularity "gate" only).
         query_BNHd: Buffered queries, likewise.
