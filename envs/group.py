@@ -85,7 +85,7 @@ class Group:
         self.frames_BCHW = inputs(self.streams)
         self._masks, self.gate = [], 0
         self._step = self.model.decisions(self.frames_BCHW, self.state)
-        self._observation = _lasting(next(self._step))
+        self._observation = next(self._step)
 
     def observe(self, copy: bool = False) -> GateObservation:
         """What the gate shows; see `SelectionEngine.observe`."""
@@ -100,7 +100,7 @@ class Group:
         chosen = selection(mask_BN.to(self.frames_BCHW.device), self._observation.layout)
         self._masks.append(chosen.as_mask(mask_BN.shape[1]))
         try:
-            self._observation = _lasting(self._step.send(chosen))
+            self._observation = self._step.send(chosen)
         except StopIteration as stop:
             self.features, self.state = stop.value
             self._step = self._observation = None

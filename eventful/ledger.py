@@ -5,9 +5,9 @@ selections, touched windows, refreshed rows) is counted as it happened. Amounts 
 the same formulas are then the differentiable cost of a masked rollout.
 
 Operations: `token_wise` (linear layers of the blocks), `qk` and `av` (attention products), `merge` (bringing attention
-outputs up to date), `bias` (relative positions), `gates` (error norms), `policy`; and, the same for every policy and for
-the dense model, `embed` (patch embedding) and `head` (everything after the blocks). Totals and ratios follow the paper's
-accounting: what is made eventful, its overheads included, without `embed` and `head`.
+outputs up to date), `bias` (relative positions), `gates` (error norms), `policy`; and, the same for every policy and
+for the dense model, `embed` (patch embedding) and `head` (everything after the blocks). Totals and ratios follow the
+paper's accounting: what is made eventful, its overheads included, without `embed` and `head`.
 
 Shape suffixes: B streams, N tokens, M selected tokens.
 """

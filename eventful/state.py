@@ -178,6 +178,15 @@ class StreamState:
 _KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNK", "weights_BHNK"}
 
 
+def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:
+    """Gives every table the entries of all of them, zero where it had none."""
+    known = {name: tensor for table in tables for name, tensor in table.items()}
+    for table, count in zip(tables, streams, strict=True):
+        for name, tensor in known.items():
+            if name not in table:
+                table[name] = tensor.new_zeros(count, *tensor.shape[1:])
+
+
 def _map(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return _map_named(node, lambda tensor, _: function(tensor), "")
 
