@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -31,7 +33,9 @@ def load(path_or_hub_id: str | Path) -> LearnedPolicy:
             f"no policy checkpoint at {path}: expected a folder with config.json and model.safetensors"
         )
     try:
-        policy = LearnedPolicy.from_pretrained(str(path_or_hub_id))
+        # The hub's loader announces itself on stdout, where commands print their results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            policy = LearnedPolicy.from_pretrained(str(path_or_hub_id))
     except (SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path_or_hub_id} is not a readable policy checkpoint: {reason}") from error
