@@ -49,7 +49,8 @@ class Options:
         stride: Tics (1/35 s) between the frames.
         steps: Optimiser steps of the whole training.
         batch: Frames of a step; three times as many windows while training on windows.
-        windows: Share of the steps, at the beginning, that train on windows of a third of a frame.
+        windows: Share of the steps, at the beginning, that train on windows of a third of a frame only; later
+            every second step does.
         lr: Highest learning rate.
         weight_decay: Of the matrices of the blocks; the rest has none.
         warmup: Steps until the rate is reached.
@@ -166,7 +167,7 @@ def train(options: Options) -> None:
     losses, started, first = 0.0, time.monotonic(), step
     with ThreadPoolExecutor(options.workers) as pool:
         while step < options.steps:
-            windows = step < options.windows * options.steps
+            windows = step < options.windows * options.steps or step % 2 == 1
             loss = sum(pool.map(partial(Worker.gradients, model=model, windows=windows), workers)) / len(workers)
             if not math.isfinite(loss):
                 raise RuntimeError(f"the loss is not finite at step {step}; lower lr or use precision=fp32")
