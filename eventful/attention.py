@@ -1,12 +1,8 @@
 """Exact streaming update of global softmax attention without N x N buffers.
 
-For every row i keep the output o_i and the log-sum-exp L_i. When the tokens in S change their q, k, v, rows in S are
-computed over all keys. For any other row, with (o', l') its attention over the *old* k, v of S and (o'', l'') over
-the *new* ones, a = exp(l' - L_i) and b = exp(l'' - L_i):
-
-    o_i <- (o_i - a o' + b o'') / (1 - a + b),    L_i <- L_i + log(1 - a + b).
-
-The subtraction cancels where a row had nearly all its mass on S (1 - a small): such rows are computed afresh.
+Every row keeps its output and its log-sum-exp. When the tokens in S change their q, k, v, rows in S are computed over
+all keys. In all other rows the share of the old k, v of S is replaced by that of the new ones (`eventful.merge`); rows
+for which that is not safe are computed afresh.
 
 Shape suffixes: B streams, N tokens, M selected tokens, R other tokens, P selected tokens of all streams, H heads,
 d channels of a head.
@@ -22,17 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eventful.ledger import Amount, MacLedger
+from eventful.merge import merge
 from eventful.partial import partial_attention
 from eventful.rows import Counts, PackedRows, Rows
 from eventful.state import AttentionState
 
 QKV = tuple[Tensor, Tensor, Tensor]
-
-REFRESH_BELOW = 0.2
-"""Rows that keep less than this share of their mass are computed afresh (measured in docs/lab-notes.md)."""
-
-MERGE_LIMIT = 1e6
-"""Rows whose mass grows by more than this factor are computed afresh: exp() would overflow next."""
 
 DENSE_FROM = 0.5
 """Share of selected tokens from which dense attention is cheaper: M N + 2 (N - M) M >= N N at M = N / 2."""
@@ -143,7 +134,7 @@ class GlobalAttention:
             return 0.0
 
         rest = _complement(rows)
-        q_BRHd, out_BRHd, lse_BRH = (rest.take(x).unflatten(0, (B, N - M)) for x in (q_BNHd, out_BNHd, lse_BNH))
+        q_BRHd = rest.take(q_BNHd).unflatten(0, (B, N - M))
         q_new, k_new, v_new = (x.view(B, M, self.heads, self.head_dim) for x in new)
         # One kernel call for the old and the new keys: the work of small M fills the cores better.
         keys, values = (
@@ -152,18 +143,10 @@ class GlobalAttention:
         part, lse = partial_attention(
             q_BRHd[None].expand(2, *q_BRHd.shape).flatten(0, 1), keys, values, scale=self.scale
         )
-        loss_BRH, gain_BRH = torch.exp(lse[:B] - lse_BRH), torch.exp(lse[B:] - lse_BRH)
-        kept_BRH = 1 - loss_BRH
-        mass_BRH = kept_BRH + gain_BRH
-        out_BRHd.addcmul_(part[:B].float(), -loss_BRH[..., None]).addcmul_(part[B:].float(), gain_BRH[..., None])
-        out_BRHd.div_(mass_BRH[..., None])
-        lse_BRH.add_(mass_BRH.log())
-
+        part_2PHd, lse_2PH = (x.unflatten(0, (2, B)).flatten(1, 2) for x in (part, lse))
+        unsafe_BR = merge(out_BNHd, lse_BNH, rest, part_2PHd, lse_2PH).view(B, N - M)
         write(state, rows, (q_new, k_new, v_new))
-        rest.put(out_BNHd, out_BRHd)
-        rest.put(lse_BNH, lse_BRH)
         self._afresh(state, rows, q_new)
-        unsafe_BR = ((kept_BRH < REFRESH_BELOW) | ~(gain_BRH < MERGE_LIMIT)).any(-1)
         return self._refresh(state, rest, unsafe_BR, q_BRHd) / B
 
     def _afresh(self, state: AttentionState, rows: PackedRows, q_BMHd: Tensor) -> None:

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eventful.attention import MERGE_LIMIT, QKV, REFRESH_BELOW, buffered, stream_of, write
+from eventful.attention import QKV, buffered, stream_of, write
 from eventful.layer import changed_keys
 from eventful.ledger import Amount, MacLedger
+from eventful.merge import merge
 from eventful.partial import partial_attention
 from eventful.pooling import KeyPooling
 from eventful.positions import RelativePositions
@@ -162,8 +163,7 @@ class GridAttention:
 
     def _merge(self, state: AttentionState, rest: PackedRows, key_T: Tensor, old: tuple[Tensor, Tensor]) -> Tensor:
         """Takes the changed keys' old part out of the other rows and puts the new one in; returns unsafe rows (R,)."""
-        out_BNHd, lse_BNH = buffered(state.out_BNHd), buffered(state.lse_BNH)
-        q_RHd, out_RHd, lse_RH = (rest.take(x) for x in (buffered(state.q_BNHd), out_BNHd, lse_BNH))
+        q_RHd = rest.take(buffered(state.q_BNHd))
         keys, values = (torch.cat(pair) for pair in zip(old, self._changing(state, key_T), strict=True))
         bias = self._slice(state, rest, key_T)
         part, lse = partial_attention(
@@ -173,12 +173,7 @@ class GridAttention:
             None if bias is None else bias.expand(2, -1, -1, -1),
             self.scale,
         )
-        loss_RH, gain_RH = torch.exp(lse[0] - lse_RH), torch.exp(lse[1] - lse_RH)
-        mass_RH = 1 - loss_RH + gain_RH
-        out_RHd.addcmul_(part[0].float(), -loss_RH[..., None]).addcmul_(part[1].float(), gain_RH[..., None])
-        rest.put(out_BNHd, out_RHd.div_(mass_RH[..., None]))
-        rest.put(lse_BNH, lse_RH.add_(mass_RH.log()))
-        return ((1 - loss_RH < REFRESH_BELOW) | ~(gain_RH < MERGE_LIMIT)).any(-1)
+        return merge(buffered(state.out_BNHd), buffered(state.lse_BNH), rest, part, lse)
 
     def _afresh(self, state: AttentionState, rows: PackedRows) -> None:
         """Computes rows over all keys and writes their outputs and sums."""

@@ -36,6 +36,7 @@ def wrap(
     buffer_dtype: torch.dtype | None = None,
     on_resize: Resize = "error",
     scene_cut: float | None = None,
+    compile: str | None = None,
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -54,6 +55,8 @@ def wrap(
         scene_cut: Flushes a stream by itself when its embedded tokens have changed by more than this share of what
             they held: |change| / |deviation from their mean|, which is 0 for a standing picture and about 1.4 for an
             unrelated one (less where position embeddings are large). None for never.
+        compile: Backend of `torch.compile` (usually `inductor`) for the token-wise layers on selected tokens; None
+            for none. The number of tokens is symbolic: nothing is compiled anew when it changes.
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -62,7 +65,7 @@ def wrap(
         UnsupportedModel: Naming the part of the model that is in the way.
         ValueError: If an option has a value that does not exist.
     """
-    options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut)
+    options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
     return EventfulModel(adapt(vit), policy, options)
 
 
@@ -205,7 +208,8 @@ class EventfulModel(nn.Module):
         state = self._fresh(plan, frame, state) if flush or state is None else _usable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked)
-        tokens_BND = self.backbone.embed(frame)
+        # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
+        tokens_BND = self.backbone.embed(frame).contiguous()
         if self.options.granularity == "gate":
             out_BND = yield from through_gates(run, plan.blocks, tokens_BND)
             features_BND = self.backbone.finish(out_BND)

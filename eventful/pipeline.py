@@ -129,7 +129,10 @@ class FrameRun:
 
 
 def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Decisions:
-    """Runs the blocks with three decisions in each; returns the output of the last block."""
+    """Runs the blocks with three decisions in each; returns the output of the last block. May edit x_BND."""
+    after_norm = run.options.gate_position == "after_norm"
+    # Before the norm, x itself is what policies are shown, and may remember.
+    add = torch.Tensor.add_ if after_norm and not run.masked else torch.add
     for block, state in zip(blocks, run.state.blocks, strict=True):
         out_BND = yield from _attend(run, block, state, x_BND)
         rows, tokens, state.gates["proj"] = yield from run.decide(
@@ -138,16 +141,15 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
         run.ledger.add("token_wise", rows.counts * block.proj_macs)
         if not rows.empty:
             state.proj_BND = rows.put(state.proj_BND, block.proj(tokens))
-        x_BND = x_BND + _filled(state.proj_BND)
+        x_BND = add(x_BND, _filled(state.proj_BND))
 
-        after_norm = run.options.gate_position == "after_norm"
         rows, tokens, state.gates["mlp"] = yield from run.decide(
             state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND, attention=state.attention
         )
         run.ledger.add("token_wise", rows.counts * block.mlp_macs)
         if not rows.empty:
             state.mlp_BND = rows.put(state.mlp_BND, block.mlp(tokens if after_norm else block.norm2(tokens)))
-        x_BND = x_BND + _filled(state.mlp_BND)
+        x_BND = add(x_BND, _filled(state.mlp_BND))
     return x_BND
 
 

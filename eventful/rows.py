@@ -125,6 +125,8 @@ class PackedRows(Rows):
     def from_index(cls, index_BM: Tensor, tokens: int) -> PackedRows:
         """From the same number of token indices in each stream."""
         B, M = index_BM.shape
+        if B == 1:
+            return cls(index_BM[0], [M], tokens)
         offset_B1 = torch.arange(0, B * tokens, tokens, device=index_BM.device)[:, None]
         return cls((index_BM + offset_B1).reshape(-1), [M] * B, tokens)
 
