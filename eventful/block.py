@@ -26,18 +26,20 @@ class Block:
 
     Attributes:
         norm1: Before attention.
-        qkv: Normed tokens of the given rows to q, k, v (..., H, d), positions applied.
+        project: Normed tokens to q, k, v (..., H, d), token by token.
+        turn: Applies positions to q, k, v of the given rows; None where there are none to apply.
         attention: How rows attend to each other, and how that is updated.
         proj: Attention outputs (..., H * d) to what is added to x: output projection, layer scale.
         norm2: Before the MLP.
         mlp: Normed tokens to what is added to x: MLP, layer scale.
-        qkv_macs: MACs of `qkv` per token.
+        qkv_macs: MACs of `project` per token.
         proj_macs: MACs of `proj` per token.
         mlp_macs: MACs of `mlp` per token.
     """
 
     norm1: TokenWise
-    qkv: Callable[[Tensor, Rows], QKV]
+    project: Callable[[Tensor], QKV]
+    turn: Callable[[QKV, Rows], QKV] | None
     attention: AttentionLayer
     proj: TokenWise
     norm2: TokenWise
@@ -45,3 +47,8 @@ class Block:
     qkv_macs: float
     proj_macs: float
     mlp_macs: float
+
+    def qkv(self, tokens: Tensor, rows: Rows) -> QKV:
+        """Normed tokens of the given rows to q, k, v (..., H, d), positions applied."""
+        new = self.project(tokens)
+        return new if self.turn is None else self.turn(new, rows)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eventful.backbone import Backbone
 from eventful.block import Block
+from eventful.compiled import compiled_block
 from eventful.layer import GlobalLayer
 from eventful.ledger import MacLedger
 from eventful.paper import expect_paper
@@ -41,6 +42,7 @@ class Options:
     buffer_dtype: torch.dtype | None = None
     on_resize: Resize = "error"
     scene_cut: float | None = None
+    compile: str | None = None
 
     def __post_init__(self) -> None:
         kinds = {
@@ -54,6 +56,9 @@ class Options:
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if self.compile is not None and self.compile not in backends:
+            raise ValueError(f"compile must be a backend of torch.compile, one of {backends}, got {self.compile!r}")
         if self.scene_cut is not None and not self.scene_cut > 0:
             raise ValueError(f"scene_cut must be a positive share of change, or None, got {self.scene_cut}")
         if self.buffer_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
@@ -93,6 +98,8 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
     tokens = backbone.prefix + grid[0] * grid[1]
     embed, head = backbone.measure(frame)
     blocks = backbone.blocks(grid)
+    if options.compile is not None:
+        blocks = [compiled_block(block, options.compile) for block in blocks]
     dense = _dense_macs(blocks, tokens)
     gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(blocks)
     layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())

@@ -126,8 +126,9 @@ class RopeTable:
         self._key: tuple[object, ...] | None = None
         self._table: Tensor | None = None
 
-    def turn(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> QKV:
+    def turn(self, new: QKV, rows: Rows) -> QKV:
         """q, k, v (..., H, d) of some rows, the first two turned."""
+        q, k, v = new
         table = rows.table(self.table_N1())
         q, k = (apply_rot_embed_cat(x, table, half=self._half).to(v.dtype) for x in (q, k))
         return q, k, v

@@ -112,7 +112,7 @@ def test_a_thousand_frames_do_not_drift(name: str, sharpness: float) -> None:
 @pytest.mark.parametrize("sharpness", [1.0, 8.0])
 @pytest.mark.parametrize("name", LAYERS)
 def test_ten_thousand_frames_do_not_drift_and_hold_no_memory(name: str, sharpness: float) -> None:
-    worst_errors(name, sharpness, 100)
+    worst_errors(name, sharpness, 200)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     errors = worst_errors(name, sharpness, 10_000)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -23,7 +23,6 @@ from eventful.errors import UnsupportedModel
 from eventful.families.check import check_forward, check_patch_drop, check_ungated, patch_grid
 from eventful.ledger import linear_macs
 from eventful.positions import RopeTable
-from eventful.rows import Rows
 
 
 class EvaBackbone(Backbone):
@@ -98,10 +97,8 @@ def _adapt(block: EvaBlock | EvaBlockPostNorm, rope: RopeTable | None) -> Block:
     if isinstance(block, EvaBlockPostNorm):
         norm1, norm2, after_proj, after_mlp = nn.Identity(), nn.Identity(), norm1, norm2
 
-    def qkv(tokens: Tensor, rows: Rows) -> QKV:
+    def project(tokens: Tensor) -> QKV:
         q, k, v = _project(attn, tokens)
-        if rope is not None:
-            q, k, v = rope.turn(q, k, v, rows)
         # Heads that share keys get a copy each: attention knows no groups.
         return (q, k, v) if groups == 1 else (q, k.repeat_interleave(groups, -2), v.repeat_interleave(groups, -2))
 
@@ -113,7 +110,8 @@ def _adapt(block: EvaBlock | EvaBlockPostNorm, rope: RopeTable | None) -> Block:
 
     return Block(
         norm1=norm1,
-        qkv=qkv,
+        project=project,
+        turn=None if rope is None else rope.turn,
         attention=GlobalAttention(attn.num_heads, attn.head_dim, attn.scale),
         proj=proj,
         norm2=norm2,

@@ -27,7 +27,7 @@ from eventful.ledger import linear_macs
 from eventful.partition import Partition
 from eventful.pooling import KeyPooling
 from eventful.positions import RelativePositions, RopeTable
-from eventful.rows import AllRows, Rows
+from eventful.rows import AllRows
 from eventful.vitdet import PooledAttention
 from eventful.windows import WindowedAttention
 
@@ -100,9 +100,8 @@ def _adapt(block: TimmBlock, grid: Grid, windows: Partition | None) -> Block:
         area = grid if windows is None else (windows.side, windows.side)
         rope = RopeTable(attn.rope, area, prefix=0, place=None if windows is None else windows.place_N)
 
-    def qkv(tokens: Tensor, rows: Rows) -> QKV:
-        q, k, v = _project(attn, tokens)
-        return (q, k, v) if rope is None else rope.turn(q, k, v, rows)
+    def project(tokens: Tensor) -> QKV:
+        return _project(attn, tokens)
 
     def proj(out: Tensor) -> Tensor:
         return block.ls1(attn.proj(out))
@@ -112,7 +111,8 @@ def _adapt(block: TimmBlock, grid: Grid, windows: Partition | None) -> Block:
 
     return Block(
         norm1=block.norm1,
-        qkv=qkv,
+        project=project,
+        turn=None if rope is None else rope.turn,
         attention=_attention(attn, grid, windows),
         proj=proj,
         norm2=block.norm2,
@@ -152,7 +152,7 @@ def _padding(attn: Attention, windows: Partition) -> Callable[[], QKV]:
         if attn.rope is not None:
             everywhere = AllRows(1, windows.places, in_place=False)
             q, k, v = (x.expand(-1, windows.places, -1, -1) for x in (q, k, v))
-            q, k, v = RopeTable(attn.rope, (windows.side, windows.side), prefix=0).turn(q, k, v, everywhere)
+            q, k, v = RopeTable(attn.rope, (windows.side, windows.side), prefix=0).turn((q, k, v), everywhere)
         return q[0], k[0], v[0]
 
     return padding

@@ -19,7 +19,6 @@ from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
 from eventful.families.check import check_forward, check_patch_drop, check_ungated, patch_grid
 from eventful.ledger import linear_macs
-from eventful.rows import Rows
 
 
 class ViTBackbone(Backbone):
@@ -79,7 +78,7 @@ def adapt_block(block: nn.Module, where: str) -> Block:
         raise UnsupportedModel(f"{where}.attn: {type(attn).__name__} is not timm's plain Attention")
     check_ungated(attn, where)
 
-    def qkv(tokens: Tensor, rows: Rows) -> QKV:
+    def project(tokens: Tensor) -> QKV:
         q, k, v = attn.qkv(tokens).unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
         return attn.q_norm(q), attn.k_norm(k), v
 
@@ -93,7 +92,8 @@ def adapt_block(block: nn.Module, where: str) -> Block:
 
     return Block(
         norm1=norm1,
-        qkv=qkv,
+        project=project,
+        turn=None,
         attention=GlobalAttention(attn.num_heads, attn.head_dim, attn.scale),
         proj=proj,
         norm2=norm2,

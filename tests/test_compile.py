@@ -1,0 +1,82 @@
+"""`torch.compile` of the token-wise layers: the same numbers, and no compilation at a new number of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from family_zoo import build, clip
+from torch._dynamo.utils import counters
+
+import eventful
+import policies
+
+torch.set_num_threads(1)
+
+
+class Growing(policies.Policy):
+    """One token at the first gate after a flush, two at the next, and so on round."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def select(self, observation: policies.GateObservation) -> policies.Selection:
+        self.asked += 1
+        r = self.asked % (observation.layout.tokens - 1) + 1
+        return policies.Selection.top(observation.error_BN, r)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Any:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+MODES: list[dict[str, Any]] = [{}, {"granularity": "frame"}, {"gate_position": "before_norm"}, {"attention": "paper"}]
+
+
+def graphs_and_outputs(name: str, backend: str, mode: dict[str, Any]) -> tuple[list[int], float]:
+    """Number of compiled graphs after each frame, and the worst deviation from eager execution."""
+    eager = eventful.wrap(build(name), Growing(), **mode)
+    compiled = eventful.wrap(build(name), Growing(), compile=backend, **mode)
+    graphs, worst = [], 0.0
+    with torch.inference_mode():
+        for frame in clip(14):
+            worst = max(worst, float((compiled(frame) - eager(frame)).abs().max()))
+            graphs.append(counters["stats"]["unique_graphs"])
+    return graphs, worst
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("name", ["ViT", "EVA-02", "ViTDet, pooled keys"])
+def test_one_graph_serves_every_number_of_tokens_and_every_block(name: str, mode: dict[str, Any]) -> None:
+    graphs, worst = graphs_and_outputs(name, "eager", mode)
+    assert worst < 1e-5
+    assert graphs[0] == 0, "a flush is not compiled"
+    # Norms, qkv, projection and MLP have one graph each; pooled attention is a class of its own.
+    assert 3 <= graphs[1] <= 7
+    assert graphs[-1] == graphs[1], f"compiled anew: {graphs}"
+
+
+@pytest.mark.slow
+def test_inductor_gives_the_same_numbers_without_compiling_anew() -> None:
+    graphs, worst = graphs_and_outputs("ViT", "inductor", {})
+    assert worst < 1e-4
+    assert graphs[-1] == graphs[1], f"compiled anew: {graphs}"
+
+
+def test_masked_execution_is_not_compiled() -> None:
+    model, frames = eventful.wrap(build("ViT"), Growing(), compile="eager"), clip(3)
+    state = None
+    for frame in frames:
+        out, state = model.step(frame, state, masked=True)
+    out.sum().backward()
+    assert counters["stats"]["unique_graphs"] == 0
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match=r"one of .*inductor.*got 'indctor'"):
+        eventful.wrap(build("ViT"), policies.All(), compile="indctor")
