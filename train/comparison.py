@@ -57,6 +57,7 @@ class Point:
         overall: Share with patch embedding and head on both sides.
         policy: Share that the policy itself costs.
         quality: By `Measure.id`.
+        above_dense: Task metric minus the dense model's on the same resample; None for tasks without labels.
         spread: Largest minus smallest value over the seeds, by `Measure.id`; empty for one seed.
         latency: If measured.
     """
@@ -69,6 +70,7 @@ class Point:
     overall: float
     policy: float
     quality: Mapping[str, Estimate]
+    above_dense: Estimate | None
     spread: Mapping[str, float]
     latency: Latency | None
 
@@ -201,6 +203,10 @@ class Comparison:
             return np.asarray(record.metric_R)
         return means(getattr(record, f"{column}_U"), record.frames_U, self._draws)
 
+    def _above_dense(self, records: Sequence[Record]) -> Estimate:
+        dense = next(runs[None] for c, runs in self._runs.items() if c.name == "All" and not c.visitor)
+        return Estimate.of(self._mean(records, "metric") - self._mean(dense, "metric"))
+
     def _point(self, contender: Contender, budget: float | None) -> Point:
         records = self._runs[contender][budget]
         ids = [measure.id for measure in self.measures]
@@ -216,6 +222,7 @@ class Comparison:
             overall=float(self._mean(records, "overall")[0]),
             policy=float(self._mean(records, "policy")[0]),
             quality={i: Estimate.of(self._mean(records, i)) for i in ids},
+            above_dense=self._above_dense(records) if self.labelled else None,
             spread={i: max(v) - min(v) for i, v in values.items()} if len(records) > 1 else {},
             latency=timed[0] if timed else None,
         )

@@ -125,6 +125,8 @@ class _Evaluation:
         named = parse_contenders(names, own)
         ends = [c for c in parse_contenders(["All", "Nothing"], own) if c not in named]
         self._contenders, self._notes = drop_twins([*named, *ends])
+        if not policies:
+            self._notes.append("no policy=FOLDER was given: the heuristics alone")
         self._task = make_task(config)
         self._task.model.to(self._device, DTYPES[config.dtype])
         self._footage = self._held_out()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventful.errors import UserError
-from train.comparison import Comparison, Measure
+from train.comparison import Comparison, Measure, Point
 from train.contenders import Contender
 
 if TYPE_CHECKING:
@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 KINDS = ("qkv", "proj", "mlp")
 """The three gates of a block, in order."""
 
+_CAPTION = (
+    "Each line is a rule that chooses which image patches are computed anew in each frame; "
+    "for all others, earlier results are used again.\n"
+    "Shaded: 95 % intervals, from a bootstrap over clips, of what is lost against the dense model. "
+    "Differences between rules have their own intervals (differences.md)."
+)
+
 _RATED = ("Learned", "LearnedTop", "CalibratedThreshold", "GlobalTopR", "TopR")
 """Policies whose rates by gate are worth a picture."""
+
+_FLAT = ("LearnedTop", "TopR")
+"""Those of them that select the same number of tokens at every gate."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +76,15 @@ def plot_frontier(comparison: Comparison, title: str, path: Path) -> None:
         for axes, measure in zip(panels, comparison.measures[:2], strict=True):
             _frontier_panel(axes, comparison, measure)
         figure.suptitle(title, fontweight="bold")
-        figure.supxlabel("Shaded: 95 % intervals over clips.", fontsize="small", color="#555555")
+        figure.supxlabel(_CAPTION, fontsize="small", color="#444444")
         figure.savefig(path, dpi=120)
         pyplot.close(figure)
 
 
 def plot_rates(comparison: Comparison, path: Path) -> bool:
-    """Writes `rates.png`: share of the tokens that each gate selects, by block; False if there is only one gate."""
+    """Writes `rates.png`: share of the tokens that each gate selects, by block; False if no rate differs by gate."""
     shown = [c for c in comparison.lines if c.name in _RATED and c.granularity == "gate"]
-    if not shown:
+    if all(contender.name in _FLAT for contender in shown):
         return False
     budgets = comparison.budgets
     with _canvas() as pyplot:
@@ -96,6 +106,7 @@ def plot_rates(comparison: Comparison, path: Path) -> bool:
                 if row == len(KINDS) - 1:
                     axes.set_xlabel("block")
                     axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.suptitle("What each gate updates, from the first block to the last", fontweight="bold")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(shown))
         figure.savefig(path, dpi=120)
         pyplot.close(figure)
@@ -103,6 +114,8 @@ def plot_rates(comparison: Comparison, path: Path) -> bool:
 
 
 def _frontier_panel(axes: Axes, comparison: Comparison, measure: Measure) -> None:
+    from matplotlib.ticker import LogLocator
+
     ends: dict[Contender, tuple[float, float]] = {}
     for contender in sorted(comparison.lines, key=lambda c: c.learned):
         ends[contender] = _line(axes, comparison, contender, measure)
@@ -120,6 +133,8 @@ def _frontier_panel(axes: Axes, comparison: Comparison, measure: Measure) -> Non
         )
     else:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
     _share_axis(axes, [share for share, _ in ends.values()], comparison)
     better = "higher" if measure.higher_is_better else "lower"
     axes.set_title(f"{measure.title} ({better} is better)")
@@ -132,18 +147,19 @@ def _line(axes: Axes, comparison: Comparison, contender: Contender, measure: Mea
     points = sorted(comparison.points(contender), key=lambda point: point.share.value)
     style = STYLES[contender.name]
     share = [point.share.value for point in points]
-    quality = [point.quality[measure.id] for point in points]
+    quality = [point.quality[measure.id].value for point in points]
+    bands = [_band(comparison, point, measure) for point in points]
     axes.fill_between(
         share,
-        [q.low for q in quality],
-        [q.high for q in quality],
+        [low for low, _ in bands],
+        [high for _, high in bands],
         color=style.colour,
         alpha=0.18 if contender.learned else 0.07,
         linewidth=0,
     )
     axes.plot(
         share,
-        [q.value for q in quality],
+        quality,
         color=style.colour,
         marker=style.marker,
         linewidth=style.width,
@@ -152,7 +168,15 @@ def _line(axes: Axes, comparison: Comparison, contender: Contender, measure: Mea
         markeredgewidth=2 if style.marker in "x+" else 0.5,
         zorder=3 if contender.learned else 2,
     )
-    return share[0], quality[0].value
+    return share[0], quality[0]
+
+
+def _band(comparison: Comparison, point: Point, measure: Measure) -> tuple[float, float]:
+    """The interval to draw: for a metric, of its difference from the dense model's, whose line has none."""
+    if measure.id == "metric" and point.above_dense is not None:
+        dense = comparison.end("All").quality["metric"].value
+        return dense + point.above_dense.low, dense + point.above_dense.high
+    return point.quality[measure.id].low, point.quality[measure.id].high
 
 
 def _share_axis(axes: Axes, starts: Sequence[float], comparison: Comparison) -> None:
@@ -160,7 +184,7 @@ def _share_axis(axes: Axes, starts: Sequence[float], comparison: Comparison) -> 
     shares = [p.share.value for c in comparison.lines for p in comparison.points(c)]
     low, high = np.log(min(shares)), np.log(max(shares))
     width = max(high - low, 0.5)
-    axes.set_xlim(np.exp(low - 0.5 * width), np.exp(high + 0.06 * width))
+    axes.set_xlim(np.exp(low - 0.62 * width), np.exp(high + 0.06 * width))
     axes.set_xticks(comparison.budgets, [f"{100 * budget:g} %" for budget in comparison.budgets])
     axes.minorticks_off()
     axes.set_xlabel("compute per frame, share of the dense model (log scale)")

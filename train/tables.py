@@ -16,6 +16,13 @@ MATCHED = (
 )
 
 
+OFF = 0.15
+"""Relative difference of realised and asked share that is pointed out."""
+
+FEW = 10
+"""Clips below which intervals are called rough."""
+
+
 def percent(share: float) -> str:
     """A share with three significant digits, such as `4.87 %`."""
     return f"{100 * share:.3g} %"
@@ -29,6 +36,11 @@ def figure(value: float) -> str:
 def with_interval(estimate: Estimate) -> str:
     """Value and interval."""
     return f"{figure(estimate.value)} [{figure(estimate.low)}, {figure(estimate.high)}]"
+
+
+def signed(estimate: Estimate) -> str:
+    """A difference and its interval."""
+    return f"{estimate.value:+.2g} [{estimate.low:+.2g}, {estimate.high:+.2g}]"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,7 +65,8 @@ def table(comparison: Comparison) -> str:
     points = all_points(comparison)
     timed = any(point.latency for point in points)
     header = ["policy", "asked", "share", "with flush", "whole model"]
-    header += [measure.label for measure in comparison.measures]
+    for measure in comparison.measures:
+        header += [measure.label, "minus dense"] if measure.id == "metric" else [measure.label]
     header += ["oldest", *(["speed-up"] if timed else []), "setting"]
     return markdown(header, [_row(comparison, point, timed) for point in points])
 
@@ -69,6 +82,8 @@ def _row(comparison: Comparison, point: Point, timed: bool) -> list[str]:
     for measure in comparison.measures:
         estimate = point.quality[measure.id]
         cells.append(with_interval(estimate) if measure == comparison.measures[0] else figure(estimate.value))
+        if measure.id == "metric" and point.above_dense is not None:
+            cells.append("" if point.contender.name == "All" else signed(point.above_dense))
     cells.append(str(point.age_max))
     if timed:
         cells.append("" if point.latency is None else "{1:.2f} [{0:.2f}, {2:.2f}]".format(*point.latency.speedup))
@@ -86,6 +101,7 @@ LEGEND = f"""
   is scored, too.
 - **with flush**: the same with each clip's first frame, which is always computed in full.
 - **whole model**: share with patch embedding and head counted on both sides.
+- **minus dense**: the task's metric minus the dense model's, with its interval from the same resamples.
 - **distance**: 1 - cosine between the final tokens and the dense model's on the same frame, mean over tokens;
   **worst tokens**: mean over each frame's 20 worst.
 - **oldest**: most frames that any token went without an update. **speed-up**: over the dense model with fused
@@ -138,7 +154,7 @@ def differences(comparison: Comparison) -> str:
     for measure in comparison.measures:
         found = comparison.differences(measure)
         if not found:
-            return "# No learned policy was evaluated\n"
+            return "There is no pair of a learned policy and a heuristic in this evaluation.\n"
         direction = "higher" if measure.higher_is_better else "lower"
         parts += [f"## {measure.label} ({direction} is better)", counted(found)]
         parts.append(_difference_table(found, comparison.budgets))
@@ -159,9 +175,8 @@ def _difference_table(found: Sequence[Difference], budgets: Sequence[float]) -> 
     header = ["learned", "minus", *(f"at {percent(budget)}" for budget in budgets)]
     rows: dict[tuple[str, str], list[str]] = {}
     for difference in found:
-        estimate, pair = difference.estimate, (difference.ours.label, difference.theirs.label)
-        text = f"{estimate.value:+.2g} [{estimate.low:+.2g}, {estimate.high:+.2g}] {difference.verdict}"
-        rows.setdefault(pair, []).append(text)
+        pair = (difference.ours.label, difference.theirs.label)
+        rows.setdefault(pair, []).append(f"{signed(difference.estimate)} {difference.verdict}")
     return markdown(header, [[*pair, *cells] for pair, cells in rows.items()])
 
 
@@ -169,7 +184,7 @@ def summary(comparison: Comparison, about: Sequence[str], notes: Sequence[str]) 
     """`summary.md`: the result in a page."""
     first = comparison.measures[0]
     parts = ["# Evaluation", "\n".join(f"- {line}" for line in about)]
-    for measure in comparison.measures:
+    for measure in comparison.measures if any(c.learned for c in comparison.lines) else []:
         parts += [f"## Learned against the best heuristic: {measure.label}", _against_best(comparison, measure)]
     parts += ["## Compute that keeps the dense model's quality", _needed(comparison)]
     direction = "higher" if first.higher_is_better else "lower"
@@ -186,17 +201,17 @@ def summary(comparison: Comparison, about: Sequence[str], notes: Sequence[str]) 
 def _against_best(comparison: Comparison, measure: Measure) -> str:
     found = comparison.differences(measure)
     if not found:
-        return "No learned policy was evaluated."
+        return "There is no heuristic to compare with."
     sign = 1 if measure.higher_is_better else -1
     lines = []
     for ours in dict.fromkeys(d.ours for d in found):
         for budget in comparison.budgets:
             rivals = [d for d in found if d.ours == ours and d.budget == budget]
             closest = min(rivals, key=lambda d: sign * d.estimate.value)
-            e = closest.estimate
+            against = f"{closest.theirs.label}, the best of {len(rivals)}"
             lines.append(
-                f"- {ours.label} at {percent(budget)}: {e.value:+.2g} [{e.low:+.2g}, {e.high:+.2g}] against "
-                f"{closest.theirs.label}, the best of {len(rivals)}: **{closest.verdict}**"
+                f"- {ours.label} at {percent(budget)}: {signed(closest.estimate)} against {against}: "
+                f"**{closest.verdict}**"
             )
     return "\n".join(lines)
 
@@ -234,8 +249,21 @@ def _remarks(comparison: Comparison) -> list[str]:
     if learned:
         own = max(point.policy for point in learned)
         remarks.append(f"the learned policy's own cost is {percent(own)} of the dense MACs, part of every share above")
-    off = [p for p in points if p.budget is not None and abs(p.share.value / p.budget - 1) > 0.15]
-    for point in off:
-        asked = percent(point.budget or 0.0)
-        remarks.append(f"{point.contender.label} spent {percent(point.share.value)} where {asked} was asked")
+        seeds = max(len(point.records) for point in learned)
+        if seeds > 1:
+            spread = max(point.spread[comparison.measures[0].id] for point in learned)
+            remarks.append(
+                f"learned figures are means over {seeds} checkpoints, which differ by up to {figure(spread)} in "
+                f"{comparison.measures[0].label}; intervals are over clips, not over checkpoints"
+            )
+    off = [
+        f"{point.contender.label} {percent(point.share.value)} for {percent(point.budget)}"
+        for point in points
+        if point.budget is not None and abs(point.share.value / point.budget - 1) > OFF
+    ]
+    if off:
+        remarks.append(f"realised shares that miss the asked one by more than {percent(OFF)}: {', '.join(off)}")
+    clips = len(points[0].records[0].clips)
+    if clips < FEW:
+        remarks.append(f"{clips} clips are few for a bootstrap: the intervals are rough, and likely too narrow")
     return remarks
