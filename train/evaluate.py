@@ -176,16 +176,15 @@ class _Evaluation:
         for key in tqdm(missing, desc="latency", unit="policy", disable=not missing, dynamic_ncols=True):
             contender = timed[key]
             policy, _ = self._setter.policy(contender, key)
-            model, clip = self._models[contender.granularity], self._footage.clips[0]
+            model, clips = self._models[contender.granularity], self._footage.clips
             frames = self._config.latency_frames
-            self._results.add(measure_latency(self._task, model, policy, clip, frames, key))
+            self._results.add(measure_latency(self._task, model, policy, clips, frames, key))
 
     def _write(self, comparison: Comparison) -> None:
         out, title = self._out, f"{self._task.name}: quality against compute"
-        table = tables.table(comparison)
         texts = {
             "table.csv": tables.table_csv(comparison),
-            "table.md": f"{table}\n{tables.LEGEND}",
+            "table.md": f"{tables.table(comparison)}\n{tables.LEGEND}",
             "differences.md": tables.differences(comparison),
             "summary.md": tables.summary(comparison, self._about(), self._notes),
         }
@@ -197,7 +196,7 @@ class _Evaluation:
             written.append("frontier.png")
             if plots.plot_rates(comparison, out / "rates.png"):
                 written.append("rates.png")
-        print(f"\n{table}\n\nwritten to {out}: {', '.join(written)}")
+        print(f"\n{tables.table(comparison, brief=True)}\n\nwritten to {out}: {', '.join(written)}")
 
     def _wrap(self, granularity: Granularity) -> EventfulModel:
         attention = self._config.attention or "exact"

@@ -7,7 +7,7 @@ that whatever else the machine does meets both alike; the ratio is taken frame b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,37 +19,41 @@ from policies import Policy
 from train.records import Key, Latency
 
 WARM_UP = 3
-"""Frames after the flush that are not timed."""
+"""Frames after each flush that are not timed."""
+
+CLIPS = 4
+"""Clips over which the frames are spread: a policy whose cost follows the content is faster on some than on others."""
 
 
 @torch.inference_mode()
 def measure_latency(
-    task: VideoTask, model: EventfulModel, policy: Policy, clip: Clip, frames: int, key: Key
+    task: VideoTask, model: EventfulModel, policy: Policy, clips: Sequence[Clip], frames: int, key: Key
 ) -> Latency:
-    """Times a policy on one clip.
+    """Times a policy on a few clips.
 
     Args:
         task: With the dense model.
         model: The eventful model around it; its policy and state are replaced.
         policy: With its budget set.
-        clip: Run from its first frame, and from there again if it is too short.
-        frames: How many to time.
+        clips: Of which some are picked; each runs from a flush, and back and forth if it is too short.
+        frames: How many to time, over all clips.
         key: For the result.
     """
     weight = next(task.model.parameters())
     model.policy = policy
+    picked = clips[:: max(len(clips) // CLIPS, 1)][:CLIPS]
+    seconds = []
+    for clip in picked:
+        model.reset()
+        for k in range(WARM_UP + 1 + -(-frames // len(picked))):
+            frame = _input(task, clip, k, weight)
+            pair = [_timed(call, frame) for call in (task.model, model)]
+            if k > WARM_UP:
+                seconds.append(pair)
     model.reset()
-    dense, eventful = [], []
-    for k in range(frames + WARM_UP + 1):
-        frame = _input(task, clip, k, weight)
-        times = [_timed(call, frame) for call in (task.model, model)]
-        if k > WARM_UP:
-            dense.append(times[0])
-            eventful.append(times[1])
-    model.reset()
-    dense_ms, eventful_ms = np.array(dense) * 1e3, np.array(eventful) * 1e3
+    dense_ms, eventful_ms = 1e3 * np.array(seconds).T
     ratios = _quartiles(dense_ms / eventful_ms)
-    return Latency(key, frames, _quartiles(dense_ms), _quartiles(eventful_ms), ratios)
+    return Latency(key, len(seconds), _quartiles(dense_ms), _quartiles(eventful_ms), ratios)
 
 
 def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:

@@ -60,34 +60,35 @@ def all_points(comparison: Comparison) -> list[Point]:
     return [comparison.end("All"), *points, comparison.end("Nothing")]
 
 
-def table(comparison: Comparison) -> str:
-    """`table.md`: one row for each policy and budget."""
-    points = all_points(comparison)
-    timed = any(point.latency for point in points)
-    header = ["policy", "asked", "share", "with flush", "whole model"]
-    for measure in comparison.measures:
-        header += [measure.label, "minus dense"] if measure.id == "metric" else [measure.label]
-    header += ["oldest", *(["speed-up"] if timed else []), "setting"]
-    return markdown(header, [_row(comparison, point, timed) for point in points])
+def table(comparison: Comparison, brief: bool = False) -> str:
+    """`table.md`: one row for each policy and budget; if brief, the columns that fit into a terminal."""
+    rows = [_row(comparison, point) for point in all_points(comparison)]
+    shown = [name for name in rows[0] if any(row[name] for row in rows) and not (brief and name in _LESSER)]
+    return markdown(shown, [[row[name] for name in shown] for row in rows])
 
 
-def _row(comparison: Comparison, point: Point, timed: bool) -> list[str]:
-    cells = [
-        point.contender.label,
-        "" if point.budget is None else percent(point.budget),
-        percent(point.share.value),
-        percent(point.share_flush),
-        percent(point.overall),
-    ]
+_LESSER = ("with flush", "whole model", "oldest", "setting")
+"""Columns that the brief table leaves out."""
+
+
+def _row(comparison: Comparison, point: Point) -> dict[str, str]:
+    row = {
+        "policy": point.contender.label,
+        "asked": "" if point.budget is None else percent(point.budget),
+        "share": percent(point.share.value),
+        "with flush": percent(point.share_flush),
+        "whole model": percent(point.overall),
+    }
     for measure in comparison.measures:
         estimate = point.quality[measure.id]
-        cells.append(with_interval(estimate) if measure == comparison.measures[0] else figure(estimate.value))
+        row[measure.label] = with_interval(estimate) if measure == comparison.measures[0] else figure(estimate.value)
         if measure.id == "metric" and point.above_dense is not None:
-            cells.append("" if point.contender.name == "All" else signed(point.above_dense))
-    cells.append(str(point.age_max))
-    if timed:
-        cells.append("" if point.latency is None else "{1:.2f} [{0:.2f}, {2:.2f}]".format(*point.latency.speedup))
-    return [*cells, _setting(point)]
+            row["minus dense"] = "" if point.contender.name == "All" else signed(point.above_dense)
+    timed = point.latency
+    row["oldest"] = str(point.age_max)
+    row["speed-up"] = "" if timed is None else "{1:.2f} [{0:.2f}, {2:.2f}]".format(*timed.speedup)
+    row["setting"] = _setting(point)
+    return row
 
 
 def _setting(point: Point) -> str:
