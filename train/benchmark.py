@@ -1,0 +1,210 @@
+"""`eventful-benchmark`: time, memory and compute of eventful inference against the dense model.
+
+    eventful-benchmark configs/benchmark.yaml cases=[672/256] repeats=15 out=runs/benchmark
+
+Dense timm with fused attention and every mode see the same frames in turn, in one process. Top-r policy, one stream.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eventful import cli
+from eventful.errors import UserError
+from train.benchmark_accounting import check_accounting
+from train.benchmark_memory import available_bytes, peak_bytes, state_bytes
+from train.benchmark_report import Report, Row, checks_failed
+from train.benchmark_run import MODES, Setting, from_video, synthetic, time_case
+from train.config import load_config
+from train.op_profile import profile_frames
+
+COMMAND = "eventful-benchmark"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BenchmarkConfig:
+    """Time, memory and compute of eventful inference against the dense model.
+
+    Attributes:
+        model: Name of a timm model; weights are random.
+        model_options: Further keyword arguments of `timm.create_model`, as `model_options.NAME=VALUE`.
+        cases: What to run: `SIZE/R`, side of the frames in pixels and tokens that each gate selects.
+        modes: Any of gate/exact, gate/paper, gate/recompute, frame.
+        repeats: Frames that are timed; every one goes through the dense model and all modes.
+        warmup: Frames before them, after the flush.
+        dtype: float32, bfloat16 or float16.
+        buffer_dtype: Of the N x N buffers of gate/paper; as dtype if null.
+        device: Such as `cpu` or `cuda:0`.
+        threads: CPU threads; torch's choice if 0.
+        video: Take frames from this file or folder; a synthetic stream if null.
+        noise: By how much each pixel of the synthetic stream changes in a frame (standard deviation).
+        changed: Share of the picture that changes entirely in a frame of the synthetic stream.
+        seed: Of the synthetic stream.
+        memory: Whether to measure peak memory, which runs each mode once more, by itself.
+        accounting: Cases for which a real ViTDet-B is checked against the paper's compute column.
+        profile: Modes of which to list where time goes, operation by operation; `dense` is one, too.
+        out: Folder for benchmark.json and benchmark.md.
+    """
+
+    model: str = "vit_base_patch16_224"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    cases: list[str] = field(default_factory=lambda: ["672/256", "672/128", "1024/512"])
+    modes: list[str] = field(default_factory=lambda: list(MODES))
+    repeats: int = 15
+    warmup: int = 2
+    dtype: str = "float32"
+    buffer_dtype: str | None = None
+    device: str = "cpu"
+    threads: int = 0
+    video: str | None = None
+    noise: float = 0.02
+    changed: float = 0.05
+    seed: int = 0
+    memory: bool = True
+    accounting: list[str] = field(default_factory=list)
+    profile: list[str] = field(default_factory=list)
+    out: str = "runs/benchmark"
+
+
+def benchmark(config: BenchmarkConfig) -> Report:
+    """Runs everything that a config asks for; writes the report after each case.
+
+    Raises:
+        UserError: If the config asks for what does not exist.
+        RuntimeError: If the accounting of a real run differs from the published figures.
+    """
+    _check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    report, out = Report(_about(config)), Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for case in config.cases:
+        size, r = _parse(case)
+        _run_case(config, _setting(config, size, r), report)
+        _write(report, out)
+    for case in config.accounting:
+        logger.info("accounting of ViTDet-B, %s", case)
+        report.checks.append(check_accounting(*_parse(case), torch.device(config.device)))
+        _write(report, out)
+    failed = checks_failed(report.checks)
+    if failed:
+        raise RuntimeError(f"the accounting of a real run differs from the published figures: {failed}")
+    return report
+
+
+def _run_case(config: BenchmarkConfig, setting: Setting, report: Report) -> None:
+    """Times the modes that fit into memory, then measures and profiles them one by one."""
+    states = {mode: state_bytes(setting, mode) for mode in config.modes}
+    free, reasons = float(available_bytes(setting.device)), dict[str, str]()
+    for mode, size in sorted(states.items(), key=lambda item: item[1]):
+        # Half as much again for what a frame needs besides.
+        free -= 1.5 * size
+        if free < 0:
+            reasons[mode] = f"needs {1.5 * size / 1e9:.1f} GB beside the other modes"
+    fitting = [mode for mode in config.modes if mode not in reasons]
+    logger.info("%d px, r=%d: %s", setting.size, setting.r, ", ".join(fitting))
+    timings = time_case(setting, fitting, _frames(config, setting), config.warmup, config.repeats)
+    threads = torch.get_num_threads()
+    if config.memory and setting.size not in report.dense_peaks:
+        report.dense_peaks[setting.size] = peak_bytes(setting, "dense", threads)
+    for mode in config.modes:
+        peak = peak_bytes(setting, mode, threads) if config.memory and mode in fitting else None
+        row = Row(setting.size, setting.r, mode, states[mode], timings.get(mode), peak, reasons.get(mode, ""))
+        report.rows.append(row)
+    for mode in config.profile:
+        name = f"{setting.size} px, r={setting.r}, {mode}"
+        logger.info("profile of %s", name)
+        vit, frames = setting.build(), _frames(config, setting)
+        model = vit if mode == "dense" else setting.wrap(vit, mode)
+        with torch.inference_mode():
+            model(next(frames))
+        report.profiles[name] = profile_frames(model, frames, max(2, config.repeats // 2))
+
+
+def _frames(config: BenchmarkConfig, setting: Setting) -> Iterator[Tensor]:
+    if config.video is not None:
+        return from_video(setting, Path(config.video))
+    return synthetic(setting, config.noise, config.changed, config.seed)
+
+
+def _setting(config: BenchmarkConfig, size: int, r: int) -> Setting:
+    buffer_dtype = None if config.buffer_dtype is None else DTYPES[config.buffer_dtype]
+    device = torch.device(config.device)
+    return Setting(config.model, config.model_options, size, r, DTYPES[config.dtype], device, buffer_dtype)
+
+
+def _parse(case: str) -> tuple[int, int]:
+    parts = case.split("/")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"a case is SIZE/R, such as 672/256, got {case!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _check(config: BenchmarkConfig) -> None:
+    for case in [*config.cases, *config.accounting]:
+        _parse(case)
+    for name, values, known in (
+        ("modes", config.modes, [*MODES]),
+        ("profile", config.profile, ["dense", *MODES]),
+        ("dtype", [config.dtype], [*DTYPES]),
+        ("buffer_dtype", [config.buffer_dtype or config.dtype], [*DTYPES]),
+    ):
+        for value in values:
+            if value not in known:
+                raise UserError(f"{name} must be among {', '.join(known)}, got {value!r}")
+    for name, low in {"repeats": 1, "warmup": 0, "threads": 0}.items():
+        if getattr(config, name) < low:
+            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    if not 0 < config.changed <= 1:
+        raise UserError(f"changed must be a share of the picture, above 0, got {config.changed}")
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={config.device}: {cli.one_line(error)}") from error
+
+
+def _about(config: BenchmarkConfig) -> dict[str, Any]:
+    on_gpu = torch.device(config.device).type == "cuda"
+    return {
+        "model": config.model,
+        "device": torch.cuda.get_device_name(config.device) if on_gpu else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": config.dtype,
+        "frames": config.video or f"synthetic, noise {config.noise}, {config.changed:.0%} changed",
+        "repeats": config.repeats,
+        "torch": torch.__version__,
+        "config": asdict(config),
+    }
+
+
+def _write(report: Report, out: Path) -> None:
+    (out / "benchmark.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    (out / "benchmark.md").write_text(report.to_markdown())
+
+
+def _main(argv: Sequence[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = load_config(BenchmarkConfig, argv, COMMAND)
+    print(benchmark(config).to_markdown())
+    print(f"written to {config.out}: benchmark.json, benchmark.md")
+
+
+def main() -> None:
+    """Console entry point."""
+    cli.run(COMMAND, _main)
+
+
+if __name__ == "__main__":
+    main()
