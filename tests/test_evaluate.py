@@ -21,7 +21,8 @@ from eventful.errors import UserError
 from policies import All, LearnedPolicy, Nothing, Periodic, Threshold, TopR
 from train import evaluate as command
 from train.contenders import Setter, digest, drop_twins, parse_contenders, solve_threshold
-from train.evaluate import EvaluateConfig, evaluate
+from train.evaluate import evaluate
+from train.evaluate_config import EvaluateConfig, completed
 from train.evaluation import Footage, evaluate_policy, group_clips, selected
 from train.frontier import draw
 from train.latency import measure_latency
@@ -351,14 +352,14 @@ def test_the_checkpoint_says_what_is_not_given(tmp_path: Path):
     trained = {"name": "distill", "video": "a.mp4", "test_frames": "5-9", "num_classes": 3}
     options = {"granularity": "gate", "attention": "recompute"}
     policy = LearnedPolicy(3, 8, "gate", provenance={"task": trained, "options": options})
-    found = command._completed(EvaluateConfig(video="b.mp4"), {"a": policy})
+    found = completed(EvaluateConfig(video="b.mp4"), {"a": policy})
     assert (found.task, found.video, found.test_frames) == ("distill", "b.mp4", "5-9")
     assert (found.granularity, found.attention, found.task_options) == ("gate", "recompute", {"num_classes": 3})
-    other = command._completed(EvaluateConfig(task="doom"), {"a": policy})
+    other = completed(EvaluateConfig(task="doom"), {"a": policy})
     assert (other.task, other.video, other.task_options) == ("doom", None, {})
     with pytest.raises(UserError, match="the checkpoint is for granularity 'gate'"):
-        command._completed(EvaluateConfig(granularity="frame"), {"a": policy})
-    alone = command._completed(EvaluateConfig(), {})
+        completed(EvaluateConfig(granularity="frame"), {"a": policy})
+    alone = completed(EvaluateConfig(), {})
     assert (alone.task, alone.granularity, alone.attention) == ("doom", "frame", "exact")
 
 

@@ -1,0 +1,171 @@
+"""The settings of `eventful-evaluate`, and what of them a checkpoint can fill in."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from eventful import cli
+from eventful.errors import UserError
+from policies import LearnedPolicy
+from policies import load as load_policy
+from train.config import TaskConfig
+from train.contenders import LABELS, digest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class EvaluateConfig(TaskConfig):
+    """Evaluation of learned and heuristic policies.
+
+    Attributes:
+        task: Name of the task; that of the checkpoint if empty.
+        policy: Folder or hub name of a policy checkpoint, or a list of them (seeds of one training); null for the
+            heuristics alone.
+        out: Folder for everything that is written.
+        split: Clips to evaluate on.
+        max_clips: At most so many of them, evenly picked.
+        max_frames: At most so many frames of each.
+        budgets: Shares of the dense MACs, each in (0, 1).
+        policies: Which to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per frame.
+        seeds: Of the random policy.
+        granularity: `gate` or `frame`; as the checkpoint was trained if null (`frame` without one).
+        attention: Attention update with granularity `gate`; as the checkpoint was trained if null.
+        calibration_split: Clips on which the heuristics are set to their budgets.
+        calibration_streams: How many of them.
+        calibration_frames: Frames of each.
+        streams: Clips side by side in one batch.
+        device: `cpu`, `cuda`, ...
+        dtype: `float32`, `bfloat16` or `float16`.
+        threads: Of the CPU; 0 for torch's own choice.
+        cache_mb: Most memory for the dense model's outputs; what does not fit is computed again for every policy.
+        bootstrap: Resamples of the clips for the intervals.
+        bootstrap_seed: Of these.
+        tolerance: How much worse than the dense model is as good: relative for a metric, absolute for a distance.
+        latency: Time the learned policy and top-r against the dense model.
+        latency_frames: Frames to time.
+        plots: Draw pictures (needs matplotlib).
+    """
+
+    task: str = ""
+    policy: Any = None
+    out: str = "runs/evaluation"
+    split: str = "test"
+    max_clips: int | None = None
+    max_frames: int | None = None
+    budgets: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.5])
+    policies: list[str] = field(default_factory=lambda: list(LABELS))
+    seeds: list[int] = field(default_factory=lambda: [0])
+    granularity: Literal["gate", "frame"] | None = None
+    attention: Literal["exact", "paper", "recompute"] | None = None
+    calibration_split: str = "train"
+    calibration_streams: int = 12
+    calibration_frames: int = 32
+    streams: int = 8
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = 0
+    cache_mb: int = 1024
+    bootstrap: int = 500
+    bootstrap_seed: int = 0
+    tolerance: float = 0.01
+    latency: bool = True
+    latency_frames: int = 20
+    plots: bool = True
+
+
+def load_policies(config: EvaluateConfig) -> dict[str, LearnedPolicy]:
+    """The checkpoints by a name that changes with their content.
+
+    Raises:
+        UserError: If one cannot be read, is there twice, or does not go with the others.
+    """
+    policies: dict[str, LearnedPolicy] = {}
+    for path in checkpoint_paths(config):
+        with cli.user_input(f"policy={path}"):
+            policy = load_policy(path).to(device_of(config))
+        name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, policy.feedback)}".lstrip("/")
+        if name in policies:
+            raise UserError(f"policy={path} is there twice")
+        policies[name] = policy
+    if len({policy.granularity for policy in policies.values()}) > 1:
+        raise UserError("policy: checkpoints of different granularity cannot be seeds of one training")
+    return policies
+
+
+def completed(config: EvaluateConfig, policies: dict[str, LearnedPolicy]) -> EvaluateConfig:
+    """The config with what it leaves open taken from the (first) checkpoint.
+
+    Raises:
+        UserError: If it asks for another granularity than the checkpoint's.
+    """
+    known: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for policy in policies.values():
+        known = dict(policy.provenance.get("task") or {})
+        options = dict(policy.provenance.get("options") or {}) | {"granularity": policy.granularity}
+        break
+    name = known.pop("name", "doom")
+    changes: dict[str, Any] = {"task": config.task or name}
+    if changes["task"] == name:
+        fields = {f.name for f in dataclasses.fields(TaskConfig)}
+        changes |= {k: v for k, v in known.items() if k in fields and getattr(config, k) is None}
+        others = {k: v for k, v in known.items() if k not in fields}
+        changes["task_options"] = others | config.task_options
+    granularity = options.get("granularity", "frame")
+    if policies and config.granularity not in (None, granularity):
+        raise UserError(f"granularity={config.granularity}: the checkpoint is for granularity {granularity!r}")
+    changes["granularity"] = config.granularity or granularity
+    changes["attention"] = config.attention or options.get("attention", "exact")
+    return dataclasses.replace(config, **changes)
+
+
+def checkpoint_paths(config: EvaluateConfig) -> list[str]:
+    """The checkpoints that are given."""
+    if config.policy is None:
+        return []
+    return [config.policy] if isinstance(config.policy, str) else list(config.policy)
+
+
+def check(config: EvaluateConfig) -> None:
+    """Looks at everything that can be judged without the task.
+
+    Raises:
+        UserError: If a value is out of range; the message names the key.
+    """
+    paths = config.policy if isinstance(config.policy, list) else [config.policy]
+    if not all(path is None or isinstance(path, str) for path in paths) or (None in paths and len(paths) > 1):
+        raise UserError(f"policy must be a folder, a hub name or a list of them, got {config.policy!r}")
+    if not config.budgets or not all(0 < budget < 1 for budget in config.budgets):
+        raise UserError(f"budgets must be shares of the dense MACs between 0 and 1, got {config.budgets}")
+    if len(set(config.budgets)) < len(config.budgets):
+        raise UserError(f"budgets has a value twice: {config.budgets}")
+    least = {"streams": 1, "bootstrap": 1, "calibration_streams": 1, "calibration_frames": 2, "latency_frames": 1}
+    least |= {"max_clips": 1, "max_frames": 2, "cache_mb": 0, "threads": 0}
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise UserError(f"{name} must be at least {low}, got {value}")
+    if not 0 < config.tolerance < 1:
+        raise UserError(f"tolerance must be between 0 and 1, got {config.tolerance}")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise UserError(f"seeds must be different numbers, at least one, got {config.seeds}")
+
+
+def device_of(config: EvaluateConfig) -> torch.device:
+    """The device.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={config.device}: {cli.one_line(error)}") from error
+    return device
