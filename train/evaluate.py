@@ -160,9 +160,9 @@ class _Evaluation:
         names = ["task", "split", "attention", "dtype", "bootstrap", "bootstrap_seed", "calibration_split"]
         names += ["calibration_streams", "calibration_frames", "granularity"]
         clips = {clip.name: len(clip) for clip in self._footage.clips}
-        options = task_options(self._config) | {"weights": digest(self._task.model)}
         setting = {name: getattr(self._config, name) for name in names}
-        return setting | {"device": self._device.type, "task_options": options, "clips": clips}
+        task = {"task_options": task_options(self._config), "model weights": digest(self._task.model)}
+        return setting | task | {"device": self._device.type, "clips": clips}
 
     def _about(self) -> list[str]:
         config, clips = self._config, self._footage.clips
