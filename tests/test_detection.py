@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from envs.doom.augment import augment
 from envs.doom.average_precision import MeanAveragePrecision50, frame_ap
 from envs.doom.boxes import TOKENS, decode, detections, encode, flip, split_outputs, token_centres
+from envs.doom.card import write_card
 from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
 from envs.doom.frames import Frames
 from envs.doom.labels import CLASS_NAMES
@@ -285,13 +286,14 @@ def test_the_card_gets_the_figures_and_keeps_its_text(tmp_path):
     card = tmp_path / "README.md"
     card.write_text("before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n")
     scores = {"test": {"mAP50": 0.6, "later": 0.61, "stale": 0.3, "imp": 0.7}}
-    train_detector.write_card(card, train_detector.Options(), scores)
+    write_card(card, {"steps": 7}, scores)
     text = card.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "Options: `steps=7`" in text
     assert "| test | 0.600 | 0.610 | 0.300 |" in text and "| imp | 0.700 |" in text
     card.write_text("nothing")
     with pytest.raises(ValueError, match="no lines <!-- figures -->"):
-        train_detector.write_card(card, train_detector.Options(), scores)
+        write_card(card, {"steps": 7}, scores)
 
 
 def test_stale_predictions_score_below_fresh_ones_when_things_move():

@@ -1,6 +1,6 @@
 """Trains the dense Doom detector, and scores it on every split.
 
-    python -m train.detector out=runs/detector steps=5000
+    python -m train.detector out=runs/detector steps=3600
     python -m train.detector --evaluate out=runs/detector
 
 Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest, with a warm-up, a constant
@@ -24,13 +24,13 @@ from pathlib import Path
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from envs.doom.card import write_card
 from envs.doom.clips import load_split
 from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
 from envs.doom.frames import Frames
-from envs.doom.labels import CLASS_NAMES
 from envs.doom.loss import detection_loss
 from envs.doom.score import score
 from envs.doom.task import normalise
@@ -55,7 +55,7 @@ class Options:
         weight_decay: Of the matrices of the blocks; the rest has none.
         warmup: Steps until the rate is reached.
         decay: Share of the steps, at the end, over which the rate falls to zero.
-        ema: Decay of the average of the weights.
+        ema: Decay of the average of the weights, reached gradually.
         seed: Of weights, frames and augmentation.
         save_every: Steps between two saved states.
         precision: `fp32`, or `bf16` for forward and backward (the weights stay fp32).
@@ -68,9 +68,9 @@ class Options:
     clips: int = 960
     frames: int = 24
     stride: int = 14
-    steps: int = 5000
+    steps: int = 3600
     batch: int = 16
-    windows: float = 0.55
+    windows: float = 0.6
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 100
@@ -157,7 +157,7 @@ def train(options: Options) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     model = build_detector()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
+    average = AveragedModel(model, avg_fn=partial(_average, decay=options.ema))
     optimizers = _optimizers(model, options)
     clips = load_split("detector", options.clips, options.frames, options.stride, options.cache_folder)
     frames = Frames(clips)
@@ -198,6 +198,11 @@ def _optimizers(model: nn.Module, options: Options) -> list[torch.optim.Optimize
         *(torch.optim.Muon(half, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw") for half in halves),
         torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
     ]
+
+
+def _average(average: Tensor, value: Tensor, count: Tensor | int, decay: float) -> Tensor:
+    """Exponential average whose first values do not linger: the decay grows with the count of values."""
+    return torch.lerp(value, average, min(decay, (1 + int(count)) / (10 + int(count))))
 
 
 def _collect(model: nn.Module, workers: list[Worker]) -> None:
@@ -265,31 +270,10 @@ def evaluate(options: Options) -> dict[str, dict[str, float]]:
     if options.install:
         WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, WEIGHTS)
-        write_card(WEIGHTS.parent / "README.md", options, scores)
+        hidden = ("out", "cache", "install", "save_every")
+        recipe = {key: value for key, value in asdict(options).items() if key not in hidden}
+        write_card(WEIGHTS.parent / "README.md", recipe, scores)
     return scores
-
-
-def write_card(path: Path, options: Options, scores: dict[str, dict[str, float]]) -> None:
-    """Writes the figures between the marks of the model card; the text around them is kept.
-
-    Raises:
-        ValueError: If the card lacks the marks.
-    """
-    begin, end = "<!-- figures -->", "<!-- /figures -->"
-    card = path.read_text()
-    if begin not in card or end not in card:
-        raise ValueError(f"{path} has no lines {begin} and {end} to write the figures between")
-    hidden = ("out", "cache", "install", "save_every")
-    command = " ".join(f"{key}={value}" for key, value in asdict(options).items() if key not in hidden)
-    columns = ("mAP50", "later", "stale")
-    lines = [f"Options: `{command}`", ""]
-    lines += ["| split | mAP50 | same, from second 1 | stale by 1 s |", "|---|---|---|---|"]
-    for split, row in scores.items():
-        lines.append(f"| {split} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |")
-    lines += ["", "AP50 by class on `test`:", "", "| class | AP50 |", "|---|---|"]
-    lines += [f"| {name} | {scores['test'][name]:.3f} |" for name in CLASS_NAMES if name in scores["test"]]
-    head, tail = card.split(begin)[0], card.split(end)[1]
-    path.write_text("\n".join([head + begin, "", *lines, "", end]) + tail)
 
 
 def main(arguments: list[str] | None = None) -> None:
