@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eventful.backbone import Backbone
+from eventful.continuity import check_frame, fitting, untouched, usable
 from eventful.errors import StreamError
 from eventful.families import adapt
 from eventful.ledger import FrameMacs
@@ -41,7 +42,8 @@ def wrap(
     """Makes a vision transformer eventful.
 
     Args:
-        vit: A supported `timm` model. Its weights are shared, not copied; dropout is never applied.
+        vit: A supported `timm` model. Its weights are shared, not copied. It is put into evaluation mode and kept
+            there: dropout would look like motion.
         policy: Chooses the tokens; can be replaced between two frames.
         granularity: `gate`, three decisions in every block, or `frame`, one decision for the whole network.
         attention: `exact`, a streaming update that equals dense attention on the buffers; `paper`, the published
@@ -74,7 +76,7 @@ class EventfulModel(nn.Module):
 
     def __init__(self, backbone: Backbone, policy: Policy, options: Options) -> None:
         super().__init__()
-        self.vit = backbone.vit
+        self.vit = backbone.vit.eval()
         self.options = options
         # Neither of these belongs into the state_dict of the backbone.
         self.__dict__["_backbone"] = backbone
@@ -118,6 +120,12 @@ class EventfulModel(nn.Module):
     def state(self, state: StreamState | None) -> None:
         self._state = state
 
+    def train(self, mode: bool = True) -> EventfulModel:
+        """Sets the mode of this module; the wrapped model stays in evaluation mode."""
+        super().train(mode)
+        self.vit.eval()
+        return self
+
     @property
     def macs(self) -> FrameMacs:
         """MACs of the last frame.
@@ -151,7 +159,15 @@ class EventfulModel(nn.Module):
 
     def forward_features(self, frame: Tensor) -> Tensor:
         """What the wrapped model's `forward_features` returns."""
-        features, self._state = self.step_features(frame, self._state)
+        try:
+            features, self._state = self.step_features(frame, self._state)
+        except StreamError:
+            # Frames are checked before anything is touched: the stream can go on with the next one.
+            raise
+        except BaseException:
+            # Buffers are edited in place: a frame that broke off has left them half done.
+            self._state = None
+            raise
         return features
 
     def step(self, frame: Tensor, state: StreamState | None, masked: bool = False) -> tuple[Any, StreamState]:
@@ -199,13 +215,13 @@ class EventfulModel(nn.Module):
         return self._plan(frame).layout
 
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
-        _check_frame(frame)
+        check_frame(frame)
         size = (frame.shape[-2], frame.shape[-1])
         if state is not None:
-            state = _fitting(frame, state, self.options.on_resize)
+            state = fitting(frame, state, self.options.on_resize)
         plan = self._plan(frame)
         flush = state is None or bool(state.flush_B.all())
-        state = self._fresh(plan, frame, state) if flush or state is None else _usable(state)
+        state = self._fresh(plan, frame, state) if flush or state is None else usable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked)
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
@@ -220,7 +236,7 @@ class EventfulModel(nn.Module):
             # The buffer is edited in place by the next frame; what the caller holds must not change.
             features_BND = state.features_BND.clone()  # type: ignore[union-attr]
         if run.flush_B is not None:
-            state.memory = _untouched(state.memory, memory, run.flush_B)
+            state.memory = untouched(state.memory, memory, run.flush_B)
         state.frame += 1
         state.flush_B = torch.zeros_like(state.flush_B)
         state.macs = run.ledger.report()
@@ -265,42 +281,3 @@ def drive(
             observation = generator.send(decide(observation))
     except StopIteration as stop:
         return stop.value
-
-
-def _check_frame(frame: Tensor) -> None:
-    if frame.dim() != 4:
-        raise StreamError(f"a frame must be (streams, channels, height, width), got shape {tuple(frame.shape)}")
-    if not torch.isfinite(frame.sum(dtype=torch.float32)):
-        raise StreamError("the frame has NaN or infinite pixels")
-
-
-def _fitting(frame: Tensor, state: StreamState, on_resize: Resize) -> StreamState | None:
-    """The state, or None where a frame of another size makes everything anew."""
-    if frame.shape[0] != state.streams:
-        raise StreamError(
-            f"the frame has {frame.shape[0]} streams, the state {state.streams}: reset() or select() first"
-        )
-    size = (frame.shape[-2], frame.shape[-1])
-    if size == state.size:
-        return state
-    if on_resize == "flush":
-        return None
-    raise StreamError(
-        f"the frame is {size[0]}x{size[1]}, the frames of this stream were {state.size[0]}x{state.size[1]}: "
-        'reset() before a change of size, or wrap with on_resize="flush"'
-    )
-
-
-def _untouched(memory: dict[str, Tensor], before: dict[str, Tensor], flush_B: Tensor) -> dict[str, Tensor]:
-    """What a policy remembers after a frame in which it was asked about flushed streams, too, for nothing."""
-    kept = dict(memory)
-    for name in before.keys() & memory.keys():
-        flush = flush_B.reshape(-1, *[1] * (before[name].dim() - 1))
-        kept[name] = torch.where(flush, before[name], memory[name])
-    return kept
-
-
-def _usable(state: StreamState) -> StreamState:
-    """A state whose containers can be filled anew, and whose tensors can be edited in the current grad mode."""
-    leave_inference = not torch.is_inference_mode_enabled()
-    return state.map(lambda x: x.clone() if leave_inference and x.is_inference() else x)

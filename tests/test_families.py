@@ -163,6 +163,15 @@ def test_weights_are_shared_and_the_state_dict_is_the_models() -> None:
         torch.testing.assert_close(model(frame), vit_(frame), atol=1e-4, rtol=0)
 
 
+def test_dropout_is_never_applied() -> None:
+    model, frame = eventful.wrap(vit(drop_rate=0.5, proj_drop_rate=0.5, pos_drop_rate=0.5), policies.All()), clip(1)[0]
+    model.train()
+    with torch.inference_mode():
+        first = model(frame)
+        assert torch.equal(model(frame), first)
+        torch.testing.assert_close(first, model.vit(frame), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["ViT, mixed RoPE", "SAM image encoder", "EVA-02"])
 def test_trained_position_tables_are_followed(name: str) -> None:
     """Tables derived from weights are made anew when the weights change, between any two frames."""

@@ -322,6 +322,27 @@ def test_bad_frames_leave_the_stream_as_it_was() -> None:
         model.reset(streams=[3])
 
 
+class Failing(policies.TopR):
+    """Gives up in the middle of a frame."""
+
+    def select(self, observation: GateObservation) -> Selection:
+        if observation.gate == 4:
+            raise RuntimeError("out of tokens")
+        return super().select(observation)
+
+
+def test_a_frame_that_breaks_off_is_followed_by_a_flush() -> None:
+    vit, frames = build("ViT"), clip(4)
+    model = eventful.wrap(vit, policies.TopR(4))
+    play(model, frames[:2])
+    model.policy = Failing(4)
+    with pytest.raises(RuntimeError, match="out of tokens"):
+        play(model, frames[2:3])
+    model.policy = policies.TopR(4)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(frames[3]), vit(frames[3]), atol=1e-4, rtol=0)
+
+
 def test_plans_follow_the_policy() -> None:
     vit, frame = build("ViT"), clip(1)[0]
 
