@@ -24,6 +24,7 @@ class Partition:
 
     Attributes:
         tokens: N.
+        side: Tokens along one side of a cell.
         grid: (rows, columns) of cells.
         cells: C.
         places: S = side * side.
