@@ -50,9 +50,7 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) 
     return plain_attention(q, k, v, bias, scale)
 
 
-def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """The definition, in plain torch: for devices without a kernel, and for tests to compare with.
 
     Args:
