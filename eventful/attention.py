@@ -25,8 +25,11 @@ from eventful.state import AttentionState
 
 QKV = tuple[Tensor, Tensor, Tensor]
 
-DENSE_FROM = 0.5
-"""Share of selected tokens from which dense attention is cheaper: M N + 2 (N - M) M >= N N at M = N / 2."""
+DENSE_FROM = 0.4
+"""Share of selected tokens from which dense attention is faster (measured in docs/lab-notes.md).
+
+By multiply-accumulates it would be one half, where M N + 2 (N - M) M = N N; merging and small kernels cost the rest.
+"""
 
 
 class GlobalAttention:
