@@ -88,8 +88,9 @@ class TrainConfig(TaskConfig):
         clip: Largest gradient norm.
         budget_min: Smallest budget in training.
         budget_max: Largest budget in training.
-        calibration_streams: Clips for calibration.
-        calibration_frames: Frames of each.
+        calibration_streams: Clips on which the trained policy is set to its budgets; the calibrations before training
+            use half of them.
+        calibration_frames: Frames of each; before training, a third of them.
         minutes: End training after this long, at the next checkpoint; 0 for no limit.
         seed: Of everything random.
         device: `cpu`, `cuda`, ...
@@ -124,8 +125,8 @@ class TrainConfig(TaskConfig):
     clip: float = 1.0
     budget_min: float = 0.03
     budget_max: float = 0.5
-    calibration_streams: int = 12
-    calibration_frames: int = 32
+    calibration_streams: int = 24
+    calibration_frames: int = 48
     minutes: float = 0.0
     seed: int = 0
     device: str = "cpu"
@@ -167,7 +168,7 @@ class _Run:
         self._out = Path(config.out)
         self._clips = task.clips("train")
         self._frames: Frames = calibration_frames(
-            task, self._clips, config.calibration_streams, config.calibration_frames
+            task, self._clips, max(config.calibration_streams // 2, 1), max(config.calibration_frames // 3, 2)
         )
         budgets = (config.budget_min, config.budget_max)
         self._source = StreamSource(self._clips, processes.share_out(config.streams, *ranks), budgets)
@@ -192,7 +193,8 @@ class _Run:
         trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < time.monotonic() - started)
         if self._ranks[0] == 0:
             self._say("calibrating the trained policy")
-            fit_table(self._model, self._frames, policy, policy.table)
+            frames = calibration_frames(self._task, self._clips, config.calibration_streams, config.calibration_frames)
+            fit_table(self._model, frames, policy, policy.table)
             _write_policy(policy, self._out / "policy")
             self._say(f"policy written to {self._out / 'policy'}")
         return self._out / "policy"
