@@ -34,6 +34,9 @@ _CAPTION = (
 _RATED = ("Learned", "LearnedTop", "CalibratedThreshold", "GlobalTopR", "TopR")
 """Policies whose rates by gate are worth a picture."""
 
+_LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5, "relpos": (1.0, 0.5)}
+"""The thin line from a label's right end to what it names."""
+
 _FLAT = ("LearnedTop", "TopR")
 """Those of them that select the same number of tokens at every gate."""
 
@@ -199,7 +202,7 @@ def _direct_labels(axes: Axes, ends: Mapping[str, tuple[float, float, str, bool]
     places = {name: axes.transData.transform((x, y)) for name, (x, y, *_) in ends.items()}
     left, bottom = axes.transAxes.transform((0, 0))
     right, top = axes.transAxes.transform((1, 1))
-    gap = 15 * figure.dpi / 72
+    gap = 17 * figure.dpi / 72
     heights = spread([float(place[1]) for place in places.values()], gap, bottom + gap / 2, top - gap / 2)
     edge = min(float(place[0]) for place in places.values()) - 0.06 * (right - left)
     for (name, place), height in zip(places.items(), heights, strict=True):
@@ -213,7 +216,7 @@ def _direct_labels(axes: Axes, ends: Mapping[str, tuple[float, float, str, bool]
             va="center",
             color=colour,
             fontweight="bold" if learned else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5},
+            arrowprops=_LEADER | {"color": colour},
         )
 
 
