@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.doom.average_precision import MeanAveragePrecision50
+from envs.doom.average_precision import MeanAveragePrecision50, frame_ap
 from envs.doom.boxes import INPUT_SIZE, detections
 from envs.doom.clips import load_split
 from envs.doom.detector import load_detector
@@ -77,6 +77,10 @@ class DoomDetection:
     def loss(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
         """The detector's training loss (B,), differentiable; boxes of the targets in pixels at 320 x 240."""
         return detection_loss(outputs, targets)
+
+    def frame_metric(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Average precision at IoU 0.5 of each single frame (B,), for rewards; see `frame_ap`."""
+        return frame_ap(outputs, targets)
 
     def metric(self) -> Metric:
         """A fresh accumulator of mAP50."""
