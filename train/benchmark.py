@@ -24,7 +24,7 @@ from train.benchmark_accounting import check_accounting
 from train.benchmark_memory import available_bytes, peak_bytes, state_bytes
 from train.benchmark_report import Report, Row, checks_failed
 from train.benchmark_run import MODES, Setting, from_video, synthetic, time_case
-from train.config import load_config
+from train.config import device_named, load_config
 from train.op_profile import profile_frames
 
 COMMAND = "eventful-benchmark"
@@ -169,10 +169,7 @@ def _check(config: BenchmarkConfig) -> None:
             raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
     if not 0 < config.changed <= 1:
         raise UserError(f"changed must be a share of the picture, above 0, got {config.changed}")
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={config.device}: {cli.one_line(error)}") from error
+    device_named(config.device)
 
 
 def _about(config: BenchmarkConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -71,6 +72,20 @@ def make_task(config: TaskConfig) -> VideoTask:
         OSError: If a file that it needs is missing.
     """
     return load_task(config.task, **task_options(config))
+
+
+def device_named(name: str) -> torch.device:
+    """The device that a config names.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: {one_line(error)}") from error
+    return device
 
 
 def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND") -> Config:

@@ -25,9 +25,9 @@ from policies.protocol import Granularity
 from train import plots, tables
 from train.calibration import Frames, calibration_frames
 from train.comparison import Comparison
-from train.config import load_config, make_task, task_options
+from train.config import device_named, load_config, make_task, task_options
 from train.contenders import Contender, Setter, digest, drop_twins, parse_contenders
-from train.evaluate_config import DTYPES, EvaluateConfig, check, checkpoint_paths, completed, device_of, load_policies
+from train.evaluate_config import DTYPES, EvaluateConfig, check, checkpoint_paths, completed, load_policies
 from train.evaluation import Footage, evaluate_policy
 from train.frontier import draw
 from train.latency import measure_latency
@@ -56,7 +56,7 @@ class _Evaluation:
     def __init__(self, config: EvaluateConfig, policies: dict[str, LearnedPolicy]) -> None:
         config = completed(config, policies)
         self._config, self._out = config, Path(config.out)
-        self._device = device_of(config)
+        self._device = device_named(config.device)
         own: Granularity = config.granularity or "frame"
         names = [n for n in config.policies if policies or not n.startswith("Learned")]
         named = parse_contenders(names, own)

@@ -13,7 +13,7 @@ from eventful import cli
 from eventful.errors import UserError
 from policies import LearnedPolicy
 from policies import load as load_policy
-from train.config import TaskConfig
+from train.config import TaskConfig, device_named
 from train.contenders import LABELS, digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,7 +88,7 @@ def load_policies(config: EvaluateConfig) -> dict[str, LearnedPolicy]:
     policies: dict[str, LearnedPolicy] = {}
     for path in checkpoint_paths(config):
         with cli.user_input(f"policy={path}"):
-            policy = load_policy(path).to(device_of(config))
+            policy = load_policy(path).to(device_named(config.device))
         name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, policy.feedback)}".lstrip("/")
         if name in policies:
             raise UserError(f"policy={path} is there twice")
@@ -155,17 +155,3 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"tolerance must be between 0 and 1, got {config.tolerance}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds must be different numbers, at least one, got {config.seeds}")
-
-
-def device_of(config: EvaluateConfig) -> torch.device:
-    """The device.
-
-    Raises:
-        UserError: If there is no such device here.
-    """
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={config.device}: {cli.one_line(error)}") from error
-    return device
