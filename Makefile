@@ -13,7 +13,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/eventful-train configs/demo.yaml out=$(RUN)
-	$(BIN)/eventful-evaluate configs/evaluate.yaml policy=$(RUN)/policy out=$(RUN)/evaluation
+	$(BIN)/eventful-evaluate configs/evaluate.yaml policy=$(RUN)/policy out=$(RUN)/evaluation max_clips=16 max_frames=40
 	$(BIN)/python -m envs.doom.export --split test_maps --out $(RUN)/clip.mp4
 	$(BIN)/eventful-infer $(RUN)/clip.mp4 --policy $(RUN)/policy --budget 0.2 --out $(RUN)/annotated.mp4
 	@echo
