@@ -105,11 +105,13 @@ def test_clips_have_frames_boxes_and_tags(recorded):
     assert sum(len(target["labels"]) for clip in clips for target in clip.targets) > 0
 
 
-def test_the_same_seed_gives_the_same_bytes(recorded, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_leaves_nothing_behind(recorded, tmp_path, monkeypatch):
     folder, _ = recorded
+    monkeypatch.chdir(tmp_path)
     clip_cache.load_split("val", 3, frames=6, folder=tmp_path, workers=1)
     first, second = (next(place.rglob("manifest.json")).read_text() for place in (folder, tmp_path))
     assert first == second and len(json.loads(first)) == 3
+    assert not (tmp_path / "_vizdoom").exists()
 
 
 def test_a_damaged_clip_is_reported_and_recorded_anew(recorded, caplog):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,8 @@ def _game(scene: Scene, seed: int) -> Iterator[Any]:
     game.set_render_crosshair(False)
     game.set_mode(vzd.Mode.PLAYER)
     game.set_episode_timeout(0)
+    # Otherwise the engine leaves a cache of the map's geometry in the working directory.
+    game.add_game_args("+gl_cachenodes 0")
     game.set_seed(seed)
     game.set_available_buttons(
         [
@@ -144,6 +146,10 @@ def _game(scene: Scene, seed: int) -> Iterator[Any]:
             yield game
         finally:
             game.close()
+            # The engine makes this folder where the program runs, and has nothing to put there. Another game that
+            # has just removed it, or somebody's files in it, are no reason to stop.
+            with suppress(OSError):
+                Path("_vizdoom").rmdir()
 
 
 def _attempt(scene: Scene, rng: np.random.Generator, frames: int, step: int) -> Recording | None:
