@@ -18,6 +18,7 @@ from eventful.block import Block
 from eventful.compiled import compiled_block
 from eventful.layer import GlobalLayer
 from eventful.ledger import MacLedger
+from eventful.onednn import available, onednn_block
 from eventful.paper import expect_paper
 from policies.protocol import Granularity, Layout, Policy
 
@@ -100,6 +101,8 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
     blocks = backbone.blocks(grid)
     if options.compile is not None:
         blocks = [compiled_block(block, options.compile) for block in blocks]
+    elif available():
+        blocks = [onednn_block(block) for block in blocks]
     dense = _dense_macs(blocks, tokens)
     gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(blocks)
     layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
