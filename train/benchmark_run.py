@@ -7,6 +7,7 @@ Shape suffixes: C channels of a frame, H height, W width.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 import eventful
 import policies
+from eventful import onednn
 from eventful.errors import UserError
 from eventful.video import read_frames
 
@@ -83,7 +85,9 @@ class Timing:
     Attributes:
         ms: Per frame.
         dense_ms: Of the dense model, on the same frames.
-        speedup: Of the frames.
+        speedup: Over the dense model.
+        same_kernels: Over the dense model with its linear layers by oneDNN, as the modes have theirs on packed rows
+            (`eventful.onednn`): what is due to eventfulness alone. None where both have the same ones anyway.
         macs: Dense MACs over this mode's, in the blocks (the paper's accounting).
         macs_overall: The same with patch embedding and head on both sides: what the times contain.
         by_operation: MACs of the last frame.
@@ -93,6 +97,7 @@ class Timing:
     ms: Quartiles
     dense_ms: Quartiles
     speedup: Quartiles
+    same_kernels: Quartiles | None
     macs: float
     macs_overall: float
     by_operation: dict[str, float]
@@ -109,13 +114,15 @@ def time_case(
     first = next(frames)
     for model in models.values():
         model(first)
-    times: dict[str, list[float]] = {name: [] for name in ("dense", *modes)}
+    calls: dict[str, Callable[[Tensor], Any]] = {"dense": vit, **models}
+    if onednn.available() and setting.device.type == "cpu" and setting.dtype == torch.float32:
+        calls["same"] = functools.partial(_with_onednn, vit)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for frame in itertools.islice(frames, warmup + repeats):
-        times["dense"].append(timed(vit, frame))
-        for mode, model in models.items():
-            times[mode].append(timed(model, frame))
-    dense = np.array(times["dense"][warmup:])
-    return {mode: _timing(models[mode], dense, np.array(times[mode][warmup:])) for mode in modes}
+        for name, call in calls.items():
+            seconds[name].append(timed(call, frame))
+    times = {name: np.array(values[warmup:]) for name, values in seconds.items()}
+    return {mode: _timing(models[mode], times, mode) for mode in modes}
 
 
 def timed(call: Callable[[Tensor], Any], frame: Tensor) -> float:
@@ -163,14 +170,20 @@ def quartiles(values: np.ndarray) -> Quartiles:
     return float(low), float(middle), float(high)
 
 
-def _timing(model: eventful.EventfulModel, dense: np.ndarray, seconds: np.ndarray) -> Timing:
+def _with_onednn(vit: nn.Module, frame: Tensor) -> Any:
+    with onednn.OneDnnLinear():
+        return vit(frame)
+
+
+def _timing(model: eventful.EventfulModel, times: dict[str, np.ndarray], mode: str) -> Timing:
     macs, state = model.macs, model.state
     if state is None:
         raise RuntimeError("the model has seen no frame")
     return Timing(
-        ms=quartiles(seconds * 1e3),
-        dense_ms=quartiles(dense * 1e3),
-        speedup=quartiles(dense / seconds),
+        ms=quartiles(times[mode] * 1e3),
+        dense_ms=quartiles(times["dense"] * 1e3),
+        speedup=quartiles(times["dense"] / times[mode]),
+        same_kernels=quartiles(times["same"] / times[mode]) if "same" in times else None,
         macs=1 / float(macs.ratio[0]),
         macs_overall=1 / float(macs.overall_ratio[0]),
         by_operation={name: float(amount[0]) for name, amount in macs.by_operation.items()},
