@@ -41,7 +41,7 @@ class BenchmarkConfig:
         model: Name of a timm model; weights are random.
         model_options: Further keyword arguments of `timm.create_model`, as `model_options.NAME=VALUE`.
         cases: What to run: `SIZE/R`, side of the frames in pixels and tokens that each gate selects.
-        modes: Any of gate/exact, gate/paper, gate/recompute, frame.
+        modes: Any of gate/exact, gate/paper, gate/recompute, frame; an empty list times none.
         repeats: Frames that are timed; every one goes through the dense model and all modes.
         warmup: Frames before them, after the flush.
         dtype: float32, bfloat16 or float16.
@@ -105,7 +105,21 @@ def benchmark(config: BenchmarkConfig) -> Report:
 
 
 def _run_case(config: BenchmarkConfig, setting: Setting, report: Report) -> None:
-    """Times the modes that fit into memory, then measures and profiles them one by one."""
+    """Times the modes of one case, and profiles those that are to be profiled."""
+    if config.modes:
+        _time_modes(config, setting, report)
+    for mode in config.profile:
+        name = f"{setting.size} px, r={setting.r}, {mode}"
+        logger.info("profile of %s", name)
+        vit, frames = setting.build(), _frames(config, setting)
+        model = vit if mode == "dense" else setting.wrap(vit, mode)
+        with torch.inference_mode():
+            model(next(frames))
+        report.profiles[name] = profile_frames(model, frames, max(2, config.repeats // 2))
+
+
+def _time_modes(config: BenchmarkConfig, setting: Setting, report: Report) -> None:
+    """Times the modes that fit into memory together, then measures the memory of each by itself."""
     states = {mode: state_bytes(setting, mode) for mode in config.modes}
     free, reasons = float(available_bytes(setting.device)), dict[str, str]()
     for mode, size in sorted(states.items(), key=lambda item: item[1]):
@@ -123,14 +137,6 @@ def _run_case(config: BenchmarkConfig, setting: Setting, report: Report) -> None
         peak = peak_bytes(setting, mode, threads) if config.memory and mode in fitting else None
         row = Row(setting.size, setting.r, mode, states[mode], timings.get(mode), peak, reasons.get(mode, ""))
         report.rows.append(row)
-    for mode in config.profile:
-        name = f"{setting.size} px, r={setting.r}, {mode}"
-        logger.info("profile of %s", name)
-        vit, frames = setting.build(), _frames(config, setting)
-        model = vit if mode == "dense" else setting.wrap(vit, mode)
-        with torch.inference_mode():
-            model(next(frames))
-        report.profiles[name] = profile_frames(model, frames, max(2, config.repeats // 2))
 
 
 def _frames(config: BenchmarkConfig, setting: Setting) -> Iterator[Tensor]:
