@@ -11,6 +11,8 @@ import torch
 import eventful
 import policies
 from eventful.accounting import Architecture, Selected, flush_macs, steady_macs, vitdet_b, vivit_b_spatial
+from eventful.streaming import Recorder
+from eventful.vitdet import vitdet
 
 GIGA = 1e9
 FRAMES = (250, 270)
@@ -150,6 +152,29 @@ def test_ledger_of_a_real_run_has_the_published_products() -> None:
     assert operations["merge"] == counts["accumulator"]
     # The paper counts a gate over the N x N weights too; this runtime never subtracts more than the changed columns.
     assert operations["gates"] == 3 * 12 * 196 * 192
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("mode", ["paper", "recompute"])
+def test_ledger_of_a_vitdet_run_has_the_published_products(pool: int, mode: str) -> None:
+    # 10 x 10 tokens: windows of 4 are padded, cells of 2 are not.
+    torch.set_num_threads(1)
+    vit = vitdet(160, embed_dim=24, depth=2, heads=2, window=4, global_blocks=[1], kv_pool=pool)
+    sizes = Architecture((10, 10), 24, 2, 2, window=4, windowed=frozenset([0]), relative=True, pool=pool)
+    model = eventful.wrap(vit.eval(), policies.TopR(9), attention=mode)
+    recorder, state = Recorder(model.policy), None
+    with torch.no_grad():
+        for _ in range(2):
+            _, state = eventful.drive(model.decisions(torch.randn(1, 3, 160, 160), state), recorder.select)
+    place = recorder.selections[3].index_BM[0]
+    cells = len({(int(n) // 10 // 2, int(n) % 10 // 2) for n in place}) if pool == 2 else None
+
+    counts = steady_macs(sizes, [Selected(9, 9, 9), Selected(9, 9, 9, cells)], token_wise_only=mode == "recompute")
+    operations = {name: float(amount) for name, amount in state.macs.by_operation.items()}
+    assert operations["token_wise"] == counts["linear"]
+    assert operations["qk"] + operations["av"] == counts["matmul"]
+    assert operations["bias"] == counts["einsum"]
+    assert operations.get("merge", 0.0) == counts["accumulator"]
 
 
 def test_steady_macs_checks_its_input() -> None:
