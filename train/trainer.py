@@ -164,7 +164,7 @@ class Trainer:
             self._scheduler.step()
             self.step += 1
             bar.update()
-            shown = {k: f"{result.stats[k]:.3g}" for k in ("loss", "spent_over_budget") if k in result.stats}
+            shown: dict[str, object] = {k: f"{result.stats[k]:.3g}" for k in ("loss", "spent_over_budget")}
             bar.set_postfix(shown, refresh=False)
             if board is not None:
                 seconds = time.perf_counter() - started
