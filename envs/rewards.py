@@ -14,6 +14,8 @@
 
 - `budget`: (log share - log budget)^2, the penalty of the Gumbel estimator: zero at the budget.
 - `share`: the share itself, a fixed price per MAC whatever the budget.
+
+Shape suffixes: B streams, N tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eventful.fidelity import WORST
 
 Kind = Literal["fidelity", "loss", "metric"]
 Cost = Literal["budget", "share"]
@@ -106,8 +113,32 @@ class Reward:
             share: Share of the dense MACs that the frame took.
             budget: Target share.
         """
-        scale = SCALES[self.kind] if self.scale is None else self.scale
-        return -self._damage(damage) / scale - self.weight * self._cost(share, budget)
+        return -self._damage(damage) / self.unit - self.weight * self._cost(share, budget)
+
+    @property
+    def unit(self) -> float:
+        """Damage that is worth one unit of reward."""
+        return SCALES[self.kind] if self.scale is None else self.scale
+
+    def by_token(self, distance_BN: Tensor, excess_BN: Tensor | None) -> Tensor | None:
+        """Damage at each token, in units of reward; each row sums to what the frame's reward loses by damage.
+
+        Args:
+            distance_BN: Token distances to the dense model.
+            excess_BN: Excess of each token's part of the task loss, None where the task does not tell it.
+
+        Returns:
+            (B, N), or None where the damage is one of the whole frame.
+        """
+        if self.kind == "loss":
+            return None if excess_BN is None else excess_BN / self.unit
+        if self.kind == "metric":
+            return None
+        worst_BW = distance_BN.topk(min(WORST, distance_BN.shape[1]), dim=1).indices
+        weight_BN = torch.full_like(distance_BN, 1 / distance_BN.shape[1])
+        extra_BW = torch.full_like(distance_BN[:, :WORST], self.worst_weight / worst_BW.shape[1])
+        weight_BN = weight_BN.scatter_add(1, worst_BW, extra_BW)
+        return distance_BN * weight_BN / self.unit
 
     def _damage(self, damage: Damage) -> float:
         if self.kind == "fidelity":

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from envs.rewards import Damage, Reward
 from envs.task import Target, VideoTask, token_distance
+from eventful.fidelity import distances
 from eventful.ledger import FrameMacs
 from eventful.model import EventfulModel
 
@@ -38,6 +39,7 @@ class FrameScore:
         worst: Mean of the 20 worst.
         rates_G: Share of the tokens that each gate selected.
         labelled: `loss`, `dense_loss`, `metric`, `dense_metric`, as far as there are any.
+        damage_N: Damage at each token, in units of reward; None where it is one of the whole frame.
     """
 
     reward: float
@@ -47,6 +49,7 @@ class FrameScore:
     worst: float
     rates_G: np.ndarray
     labelled: dict[str, float] = field(default_factory=dict)
+    damage_N: Tensor | None = None
 
     def info(self) -> dict[str, Any]:
         """As the environments report it."""
@@ -59,6 +62,7 @@ class FrameScore:
 class _Dense:
     tokens_ND: Tensor
     labelled: dict[str, float]
+    loss_N: Tensor | None
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +112,8 @@ class FrameScorer:
         dense = self._dense(keys, x_BCHW, targets)
         dense_BND = torch.stack([d.tokens_ND for d in dense])
         mean_B, worst_B = (x.tolist() for x in token_distance(_tokens(features), dense_BND))
-        labelled = self._against_labels(features, targets)
+        labelled, loss_BN = self._against_labels(features, targets)
+        damage_BN = self.reward.by_token(distances(_tokens(features), dense_BND), _excess(loss_BN, dense))
         ratio_B = macs.ratio.tolist()
         by_operation = {name: amount.tolist() for name, amount in macs.by_operation.items()}
         rates = rates_BG.cpu().numpy().astype(np.float32)
@@ -118,7 +123,8 @@ class FrameScorer:
             damage = Damage(mean_B[b], worst_B[b], _difference(mine, "loss", 1), _difference(mine, "metric", -1))
             reward = self.reward(damage, ratio_B[b], budget)
             spent = {name: amount[b] for name, amount in by_operation.items()}
-            scores.append(FrameScore(reward, ratio_B[b], spent, mean_B[b], worst_B[b], rates[b], mine))
+            damage_N = None if damage_BN is None else damage_BN[b]
+            scores.append(FrameScore(reward, ratio_B[b], spent, mean_B[b], worst_B[b], rates[b], mine, damage_N))
         return scores
 
     def _dense(self, keys: Sequence[FrameKey], x_BCHW: Tensor, targets: Sequence[Target]) -> list[_Dense]:
@@ -129,10 +135,12 @@ class FrameScorer:
         if missing:
             rows = [first_of[key] for key in missing]
             features = self._model.backbone.vit.forward_features(x_BCHW[rows])  # type: ignore[operator]
-            labelled = self._against_labels(features, [targets[b] for b in rows] if targets else [])
+            labelled, loss_BN = self._against_labels(features, [targets[b] for b in rows] if targets else [])
             tokens_BND = _tokens(features)
-            # Copies: a slice would keep the whole batch alive.
-            found |= {key: _Dense(tokens_BND[i].clone(), labelled[i]) for i, key in enumerate(missing)}
+            for i, key in enumerate(missing):
+                # Copies: a slice would keep the whole batch alive.
+                loss_N = None if loss_BN is None else loss_BN[i].clone()
+                found[key] = _Dense(tokens_BND[i].clone(), labelled[i], loss_N)
             self.dense_frames += len(missing)
         self._keep(found)
         return [found[key] for key in keys]
@@ -146,14 +154,20 @@ class FrameScorer:
         while self._held > self._limit:
             self._held -= self._cache.popitem(last=False)[1].nbytes
 
-    def _against_labels(self, features: Tensor, targets: Sequence[Target]) -> list[dict[str, float]]:
+    def _against_labels(
+        self, features: Tensor, targets: Sequence[Target]
+    ) -> tuple[list[dict[str, float]], Tensor | None]:
+        """Loss and metric of each stream, and each token's part of the loss if the task tells it (B, N)."""
         if not self._labels:
-            return [{} for _ in range(features.shape[0])]
+            return [{} for _ in range(features.shape[0])], None
         outputs = self._model.backbone.head(features)
-        loss_B = self._task.loss(outputs, targets).tolist()
+        token_loss = getattr(self._task, "token_loss", None)
+        loss_BN = None if token_loss is None else token_loss(outputs, targets)
+        loss_B = (self._task.loss(outputs, targets) if loss_BN is None else loss_BN.sum(1)).tolist()
         metric_B = frame_metric(self._task, outputs, targets).tolist()
         pairs = zip(loss_B, metric_B, strict=True)
-        return [{"loss": loss} | ({} if math.isnan(metric) else {"metric": metric}) for loss, metric in pairs]
+        rows = [{"loss": loss} | ({} if math.isnan(metric) else {"metric": metric}) for loss, metric in pairs]
+        return rows, loss_BN
 
 
 def frame_metric(task: VideoTask, outputs: Any, targets: Sequence[Target]) -> Tensor:
@@ -178,6 +192,12 @@ def frame_metric(task: VideoTask, outputs: Any, targets: Sequence[Target]) -> Te
 def _tokens(features: Tensor) -> Tensor:
     """Final tokens (B, N, D) of models that return them as a list or as a map."""
     return features.flatten(1, -2)
+
+
+def _excess(loss_BN: Tensor | None, dense: Sequence[_Dense]) -> Tensor | None:
+    """Each token's part of the task loss, above the dense model's."""
+    dense_BN = [d.loss_N for d in dense if d.loss_N is not None]
+    return None if loss_BN is None else loss_BN - torch.stack(dense_BN)
 
 
 def _difference(labelled: dict[str, float], name: str, sign: int) -> float | None:

@@ -41,8 +41,27 @@ class ThresholdTable(nn.Module):
         """log h of a gate for each stream's budget (B,); beyond the table, the nearest segment goes on."""
         if len(self.log_budget_K) == 1:
             return self.log_threshold_KG[0, gate].expand_as(budget_B)
+        upper_B, share_B = self._segments(budget_B)
+        y0_B, y1_B = self.log_threshold_KG[upper_B - 1, gate], self.log_threshold_KG[upper_B, gate]
+        return y0_B + (y1_B - y0_B) * share_B
+
+    @torch.no_grad()
+    def nudge(self, budget_B: Tensor, amount_B: Tensor) -> None:
+        """Adds amounts to log h of all gates, each at the two knots beside its budget, the nearer one more."""
+        budget_B, amount_B = budget_B.to(self.log_budget_K), amount_B.to(self.log_budget_K)
+        if len(self.log_budget_K) == 1:
+            self.log_threshold_KG += amount_B.sum()
+            return
+        upper_B, share_B = self._segments(budget_B)
+        share_B = share_B.clamp(0, 1)
+        change_K = torch.zeros_like(self.log_budget_K)
+        change_K.index_add_(0, upper_B - 1, amount_B * (1 - share_B))
+        change_K.index_add_(0, upper_B, amount_B * share_B)
+        self.log_threshold_KG += change_K[:, None]
+
+    def _segments(self, budget_B: Tensor) -> tuple[Tensor, Tensor]:
+        """For each budget, the knot above it, and how far it lies between the knot below and that one."""
         x_B = budget_B.log()
         upper_B = torch.searchsorted(self.log_budget_K, x_B).clamp(1, len(self.log_budget_K) - 1)
         x0_B, x1_B = self.log_budget_K[upper_B - 1], self.log_budget_K[upper_B]
-        y0_B, y1_B = self.log_threshold_KG[upper_B - 1, gate], self.log_threshold_KG[upper_B, gate]
-        return y0_B + (y1_B - y0_B) * (x_B - x0_B) / (x1_B - x0_B)
+        return upper_B, (x_B - x0_B) / (x1_B - x0_B)

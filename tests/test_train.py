@@ -1,6 +1,5 @@
 """Training: exact resume, gradients of both estimators, calibration, what the commands write."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from train.calibration import calibrate, calibration_frames, fit_table, install,
 from train.gumbel import GumbelEstimator
 from train.objective import FrameLoss, Objective
 from train.policy import TrainConfig
-from train.reinforce import ReinforceEstimator, ReinforceOptions, leave_one_out, returns
+from train.reinforce import ReinforceEstimator, ReinforceOptions
+from train.spending import Spending
 from train.streams import StreamSource
 
 torch.set_num_threads(1)
@@ -138,40 +138,15 @@ def test_gumbel_gradient_is_that_of_the_blended_forward_pass() -> None:
         assert float(mask.grad[token]) == pytest.approx(float(numeric), rel=0.05, abs=1e-5)
 
 
-def test_returns_discount_later_rewards() -> None:
-    reward = torch.tensor([[1.0], [2.0], [4.0]])
-    assert returns(reward, 0.5)[:, 0].tolist() == [1 + 1 + 1, 2 + 2, 4]
-
-
-def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
-    value = torch.tensor([[1.0, 3.0, 8.0, 0.0, 0.0, 6.0]])
-    assert leave_one_out(value, 3)[0].tolist() == [1 - 5.5, 3 - 4.5, 8 - 2, -3, -3, 6]
-
-
-def test_leave_one_out_is_unbiased_with_less_variance() -> None:
-    """A bandit of one Bernoulli decision: gradient of E[r] in the logit is p (1 - p) (r1 - r0)."""
-    torch.manual_seed(0)
-    p, r0, r1, runs, k = 0.3, 5.0, 6.0, 100_000, 4
-    mask = torch.rand(runs, k) < p
-    reward = torch.where(mask, r1, r0)
-    score = mask.float() - p
-    plain = (reward * score).mean(1)
-    baseline = (leave_one_out(reward.reshape(1, -1), k).view(runs, k) * score).mean(1)
-    exact = p * (1 - p) * (r1 - r0)
-    error = 4 * float(baseline.std()) / math.sqrt(runs)
-    assert float(baseline.mean()) == pytest.approx(exact, abs=error)
-    assert baseline.var() < plain.var() / 50
-
-
-class OneTokenMatters(LearnedPolicy):
-    """Scores that ignore what is seen: a free logit for every token."""
+class FreeLogits(LearnedPolicy):
+    """Scores that ignore what is seen: a free logit for every token, above the threshold of the budget."""
 
     def __init__(self) -> None:
         super().__init__(gates=1, dim=32, budgets=[0.2, 0.5])
         self.logit_N = torch.nn.Parameter(torch.zeros(17))
 
     def score(self, observation, budget_B=None):
-        return self.logit_N.expand(observation.streams, -1)
+        return self.logit_N - self.table(observation.gate, budget_B)[:, None]
 
 
 @pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
@@ -184,17 +159,16 @@ def test_both_estimators_find_the_best_mask_of_a_toy_stream(estimator) -> None:
         clip.frames_THWC[:] = clip.frames_THWC[:1]
         clip.frames_THWC[:, 8:16] = noise
     task.clips = lambda split: clips
-    policy = OneTokenMatters()
+    policy = FreeLogits()
     source = StreamSource(clips, range(4), (0.3, 0.3))
     if estimator == "gumbel":
         model = eventful.wrap(task.model, policy, granularity="frame")
         loss = FrameLoss(task, model, Objective(worst=0.0))
-        made = GumbelEstimator(task, model, policy, loss, source, window=3, cost_weight=0.02, sharpness=1.0)
+        made = GumbelEstimator(task, model, policy, loss, source, Spending(policy), window=3, sharpness=1.0)
     else:
         engine = SelectionEngine("frame", task, policy=policy, reward={"kind": "fidelity", "weight": 0.0})
-        made = ReinforceEstimator(
-            engine, policy, source, ReinforceOptions(window=3, rollouts=8, cost_weight=0.2, sharpness=1.0, discount=0.5)
-        )
+        options = ReinforceOptions(window=3, rollouts=8, sharpness=1.0, discount=0.5)
+        made = ReinforceEstimator(engine, policy, source, Spending(policy), options)
     optimizer = torch.optim.Adam([policy.logit_N], lr=0.2)
     made.begin("toy")
     for _ in range(60):
@@ -203,4 +177,6 @@ def test_both_estimators_find_the_best_mask_of_a_toy_stream(estimator) -> None:
         optimizer.step()
     changing = set(range(1 + 4, 1 + 8))
     assert set(policy.logit_N.detach()[1:].topk(4).indices.add(1).tolist()) == changing
-    assert policy.logit_N.detach()[1:5].max() < 0 and policy.logit_N.detach()[9:].max() < 0
+    score_N = policy.logit_N.detach() - policy.table(0, torch.tensor([0.3]))
+    assert score_N[5:9].min() > 0, "the budget pays for these"
+    assert score_N[1:5].max() < 0 and score_N[9:].max() < 0, "and for no more"

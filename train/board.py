@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from policies import Layout
 from train.estimator import WindowResult
+from train.validation import Points
 
 
 class Board:
@@ -44,12 +45,13 @@ class Board:
             heat = patches_TN.float().mean(0).view(layout.grid)
             self._writer.add_image("masks/rate", _enlarge(heat, 8), step, dataformats="HW")
 
-    def frontier(self, step: int, points: Mapping[str, list[tuple[float, float, float]]]) -> None:
-        """Validation: for each policy, (asked budget, realised share, distance)."""
-        for name, triples in points.items():
-            for budget, share, distance in triples:
-                self._writer.add_scalar(f"frontier_distance/{name}_at_{budget:g}", distance, step)
-                self._writer.add_scalar(f"frontier_share/{name}_at_{budget:g}", share, step)
+    def frontier(self, step: int, points: Points) -> None:
+        """Validation: what each policy earns at each budget, how far it is from dense, what it really spends."""
+        for name, some in points.items():
+            for point in some:
+                for figure in ("reward", "distance", "share"):
+                    tag = f"frontier_{figure}/{name}_at_{point.budget:g}"
+                    self._writer.add_scalar(tag, getattr(point, figure), step)
 
     def close(self) -> None:
         """Flushes everything to disk."""

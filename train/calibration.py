@@ -102,7 +102,7 @@ def fit_table(
             table.log_threshold_KG[k] = start_G + shift
             return realised_share(model, frames, policy.select)
 
-        table.log_threshold_KG[k] = start_G + _solve(share_at, policy.budget)
+        table.log_threshold_KG[k] = start_G + solve_shift(share_at, policy.budget)
     policy.budget = kept
     # Thresholds that rise with the budget (from noise, at budgets that the footage cannot use up) would confuse users.
     table.log_threshold_KG.copy_(table.log_threshold_KG.cummin(0).values)
@@ -131,18 +131,29 @@ def realised_share(
     return float(torch.stack(shares).mean())
 
 
-def _solve(share_at: Callable[[float], float], budget: float) -> float:
+def solve_shift(
+    share_at: Callable[[float], float], budget: float, tolerance: float = TOLERANCE, steps: int = STEPS
+) -> float:
     """The shift at which log share meets log budget; the share falls as the shift rises, if not strictly.
 
     Secant steps as long as they stay within the bracket of what has been tried, halves of the bracket otherwise.
+
+    Args:
+        share_at: Realised share at a shift.
+        budget: Asked share.
+        tolerance: Of log share against log budget.
+        steps: Trials at most.
+
+    Returns:
+        Of the shifts tried, the one that came closest.
     """
     low, high = -math.inf, math.inf
     tried: list[tuple[float, float]] = []
     shift = 0.0
-    for _ in range(STEPS):
+    for _ in range(steps):
         gap = math.log(max(share_at(shift), 1e-6) / budget)
         tried.append((shift, gap))
-        if abs(gap) < TOLERANCE:
+        if abs(gap) < tolerance:
             break
         low, high = (max(low, shift), high) if gap > 0 else (low, min(high, shift))
         shift = _next_shift(tried, low, high)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from policies import GateObservation
+from train.spending import Spending
 
 
 @dataclass
@@ -32,7 +33,13 @@ class WindowResult:
 
 
 class Estimator(Protocol):
-    """Accumulates `.grad` of the policy's parameters, window by window."""
+    """Accumulates `.grad` of the policy's parameters, window by window.
+
+    Attributes:
+        spending: Price and thresholds; all that an estimator carries from one fresh start of the streams to the next.
+    """
+
+    spending: Spending
 
     def begin(self, seed: str) -> None:
         """Starts all streams afresh; everything random from here on follows from the seed."""

@@ -4,10 +4,9 @@ Masks are straight-through binary concrete samples (`policies.relaxation`) of lo
 loss flow through the blended buffers of all T frames of a window, and are cut between windows. The states that windows
 start from are the ones that the policy itself has left behind. Loss:
 
-    mean over streams and frames of FrameLoss  +  weight * (log of mean over streams of (cost / budget))^2
+    mean over streams and frames of FrameLoss  +  price * mean over streams and frames of (cost / budget)
 
-Cost is the ledger's share of dense MACs, a differentiable function of the masks. The mean over streams is inside the
-logarithm, so that a busy clip may spend more than its budget if quiet ones spend less.
+Cost is the ledger's share of dense MACs, a differentiable function of the masks; the price is that of `train.spending`.
 
 Shape suffixes: B streams, T frames, N tokens.
 """
@@ -29,6 +28,7 @@ from policies.relaxation import concrete_mask
 from train import processes
 from train.estimator import WindowRecord, WindowResult
 from train.objective import FrameLoss, Terms
+from train.spending import Spending
 from train.streams import StreamBatch, StreamSource, begin
 
 
@@ -41,8 +41,8 @@ class GumbelEstimator:
         policy: To be trained.
         loss: Of a frame.
         source: Where streams come from.
+        spending: Price and thresholds.
         window: T, frames between two cuts of the gradient.
-        cost_weight: Of the budget term.
         temperature: Of the relaxation.
         sharpness: Logits per unit of score (one unit of log error).
         noise: Draw masks; without, train the deterministic rule with straight-through gradients.
@@ -55,14 +55,14 @@ class GumbelEstimator:
         policy: LearnedPolicy,
         loss: FrameLoss,
         source: StreamSource,
+        spending: Spending,
         window: int = 8,
-        cost_weight: float = 1.0,
         temperature: float = 2 / 3,
         sharpness: float = 4.0,
         noise: bool = True,
     ) -> None:
         self._task, self._model, self._policy, self._loss = task, model, policy, loss
-        self._source, self._window, self._cost_weight = source, window, cost_weight
+        self._source, self.spending, self._window = source, spending, window
         self._temperature, self._sharpness, self._noise = temperature, sharpness, noise
         self._streams: StreamBatch | None = None
         self._state: StreamState | None = None
@@ -79,22 +79,27 @@ class GumbelEstimator:
         terms: list[Terms] = []
         relative: list[Tensor] = []
         counted: list[Tensor] = []
+        budgets: list[Tensor] = []
         state = self._state
         device = next(self._model.parameters()).device
+        shift = torch.zeros((), device=device, requires_grad=True)
         for batch in islice(self._streams, self._window):
             frame = self._task.preprocess(batch.frames_BHWC.to(device))
             budget_B = batch.budget_B.to(device)
-            decide = partial(self._decide, budget_B=budget_B, generators=self._streams.noise, record=record)
+            decide = partial(self._decide, budget_B=budget_B, shift=shift, noise=self._streams.noise, record=record)
             features, state = eventful.drive(self._model.decisions(frame, begin(state, batch), masked=True), decide)
             terms.append(self._loss(features, self._loss.dense(frame), batch.targets))
             relative.append(state.macs.ratio.float() / budget_B)  # type: ignore[union-attr]
             counted.append(~batch.first_B.to(device))
+            budgets.append(budget_B)
         self._state = None if state is None else state.detach()
-        stats = self._backward(terms, torch.stack(relative), torch.stack(counted))
+        stats = self._backward(terms, torch.stack(relative), torch.stack(counted), torch.stack(budgets), shift)
         layout = self._model.layout(frame)
         return record.result(stats, layout.tokens, layout.gates)
 
-    def _backward(self, terms: Sequence[Terms], relative_TB: Tensor, counted_TB: Tensor) -> dict[str, float]:
+    def _backward(
+        self, terms: Sequence[Terms], relative_TB: Tensor, counted_TB: Tensor, budget_TB: Tensor, shift: Tensor
+    ) -> dict[str, float]:
         weight_TB = counted_TB.float()
         count = processes.mean(weight_TB.sum()).clamp(min=1.0)
 
@@ -102,33 +107,35 @@ class GumbelEstimator:
             return (torch.stack(list(values)) * weight_TB).sum() / count
 
         loss = mean([t.total_B for t in terms])
-        local = (relative_TB * weight_TB).sum() / count
-        spent = processes.mean(local).clamp(min=1e-6)
-        # The gradient of weight * log(spent)^2 where spent is a mean over all processes.
-        penalty = self._cost_weight * 2 * spent.log() / spent * local
-        total = loss + penalty
-        if total.requires_grad:
-            total.backward()
+        spent = (relative_TB * weight_TB).sum() / count
+        if loss.requires_grad:
+            self.spending.backward(loss, spent, shift)
+            frames_B = weight_TB.sum(0)
+            # A stream that begins a clip within the window has two budgets: their geometric mean stands for both.
+            budget_B = ((budget_TB.log() * weight_TB).sum(0) / frames_B.clamp(min=1)).exp()
+            relative_B = (relative_TB.detach() * weight_TB).sum(0) / frames_B.clamp(min=1)
+            self.spending.steer(budget_B, torch.where(frames_B > 0, relative_B, 1.0))
         stats = {
             "loss": loss,
             "distance": mean([t.mean_B for t in terms]),
             "distance_worst": mean([t.worst_B for t in terms]),
             "task_loss_above_dense": mean([t.task_B for t in terms]),
-            "spent_over_budget": local,
+            "spent_over_budget": spent,
         }
-        return {name: float(processes.mean(value)) for name, value in stats.items()}
+        return {name: float(processes.mean(value)) for name, value in stats.items()} | {"price": self.spending.price}
 
     def _decide(
         self,
         observation: GateObservation,
         budget_B: Tensor,
-        generators: Sequence[torch.Generator],
+        shift: Tensor,
+        noise: Sequence[torch.Generator],
         record: WindowRecord,
     ) -> Selection:
-        logit_BN = self._sharpness * self._policy.score(observation, budget_B)
+        logit_BN = self._sharpness * self._policy.score(observation, budget_B) + shift
         rows = [
             concrete_mask(logit_N, self._temperature, self._noise, generator)
-            for logit_N, generator in zip(logit_BN, generators, strict=True)
+            for logit_N, generator in zip(logit_BN, noise, strict=True)
         ]
         mask_BN = torch.stack(rows)
         prefix = observation.layout.prefix

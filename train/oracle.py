@@ -89,9 +89,10 @@ class OracleWarmStart:
         counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)
         target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
         log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
-        loss = (-(target_BN * log_p_BN).sum(1) * counted_B).sum() / counted_B.sum().clamp(min=1)
+        count = processes.mean(counted_B.sum()).clamp(min=1e-6)
+        loss = (-(target_BN * log_p_BN).sum(1) * counted_B).sum() / count
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        processes.average_gradients(self._policy)
+        processes.average_gradients([*self._policy.parameters(), self._log_kappa])
         self._optimizer.step()
-        return float(loss.detach())
+        return float(processes.mean(loss))

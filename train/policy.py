@@ -34,6 +34,7 @@ from train.gumbel import GumbelEstimator
 from train.objective import FrameLoss, Objective
 from train.oracle import OracleWarmStart
 from train.reinforce import ReinforceEstimator, ReinforceOptions
+from train.spending import Spending
 from train.streams import StreamSource
 from train.train_config import TrainConfig, check
 from train.trainer import Schedule, Trainer
@@ -53,7 +54,10 @@ def train(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     random.seed(config.seed)
     with processes.process_group(device) as ranks:
-        task = make_task(config)
+        with processes.first_one_first():
+            # Whoever comes first records or decodes the clips; the others find them.
+            task = make_task(config)
+            task.clips("train")
         task.model.to(device)
         model = eventful.wrap(task.model, All(), granularity=config.granularity, attention=config.attention)
         return _Run(config, task, model, ranks).run()
@@ -97,9 +101,11 @@ class _Run:
         if resumed:
             self._say(f"resuming at step {trainer.step} of {config.steps}")
         else:
+            started = time.perf_counter()
             self._warm_up(policy)
-        started = time.monotonic()
-        trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < time.monotonic() - started)
+            processes.copy_from_the_first(policy)
+            trainer.seconds = time.perf_counter() - started
+        trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < trainer.seconds)
         if self._ranks[0] == 0:
             self._say("calibrating the trained policy")
             frames = calibration_frames(self._task, self._clips, config.calibration_streams, config.calibration_frames)
@@ -162,7 +168,9 @@ class _Run:
             clip=config.clip,
             seed=config.seed,
         )
-        validation = Validation(self._task, self._model, policy, load_policy(self._out / "heuristic"))
+        validation = None
+        if self._ranks[0] == 0:
+            validation = Validation(self._engine("val", policy), policy, load_policy(self._out / "heuristic"))
         return Trainer(
             policy,
             self._estimator(policy),
@@ -170,49 +178,56 @@ class _Run:
             schedule,
             self._out,
             self._ranks[0],
-            validation.points,
+            validation,
         )
 
     def _estimator(self, policy: LearnedPolicy) -> Estimator:
         config = self._config
+        with cli.user_input("config"):
+            spending = Spending(policy, config.budget_gain, config.price_momentum)
         if config.estimator == "reinforce":
-            return self._reinforce(policy)
+            return self._reinforce(policy, spending)
         return GumbelEstimator(
             self._task,
             self._model,
             policy,
             self._loss,
             self._source,
+            spending,
             window=config.window,
-            cost_weight=config.cost_weight,
             temperature=config.temperature,
             sharpness=config.sharpness,
             noise=config.noise,
         )
 
-    def _reinforce(self, policy: LearnedPolicy) -> ReinforceEstimator:
+    def _reinforce(self, policy: LearnedPolicy, spending: Spending) -> ReinforceEstimator:
         config = self._config
         with cli.user_input("estimator=reinforce"):
-            engine = SelectionEngine(
-                config.granularity,
-                self._task,
-                split="train",
-                budget=(config.budget_min, config.budget_max),
-                reward={"kind": config.reward, "weight": 0.0, "worst_weight": config.objective.worst},
-                model_options={"attention": config.attention},
-                policy=policy,
-                score_labels=config.reward != "fidelity",
-            )
             options = ReinforceOptions(
                 window=config.window,
                 rollouts=config.rollouts,
                 discount=config.discount,
+                far=config.far,
                 entropy=config.entropy,
                 p_min=config.p_min,
                 sharpness=config.sharpness,
-                cost_weight=config.cost_weight,
             )
-        return ReinforceEstimator(engine, policy, self._source, options)
+        return ReinforceEstimator(self._engine("train", policy), policy, self._source, spending, options)
+
+    def _engine(self, split: str, policy: LearnedPolicy) -> SelectionEngine:
+        """The environment of a split. Its rewards are damage alone, in units of the objective: cost has its price."""
+        config = self._config
+        with cli.user_input(f"reward={config.reward}"):
+            return SelectionEngine(
+                config.granularity,
+                self._task,
+                split=split,
+                budget=(config.budget_min, config.budget_max),
+                reward={"kind": config.reward, "scale": 1.0, "weight": 0.0, "worst_weight": config.objective.worst},
+                model_options={"attention": config.attention},
+                policy=policy,
+                score_labels=config.reward != "fidelity",
+            )
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:

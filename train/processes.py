@@ -1,13 +1,14 @@
 """Several processes that train one policy: streams are shared out, gradients and statistics are averaged.
 
 Started by `torchrun`; gloo on CPU, nccl on CUDA. With one process every function here does nothing. All processes hold
-the same number of streams, so that means over processes are means over streams.
+the same number of streams, so that means over processes are means over streams. (`DistributedDataParallel` is not used:
+it wants one call of `forward` per backward pass, and a policy is asked at every gate of every frame of a window.)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -24,11 +25,26 @@ def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     if world == 1:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), world
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def first_one_first() -> Iterator[None]:
+    """Lets the first process run the block alone, then the others: for work that leaves files behind."""
+    if not dist.is_initialized():
+        yield
+        return
+    if dist.get_rank():
+        dist.barrier()
+    yield
+    if not dist.get_rank():
+        dist.barrier()
 
 
 def share_out(streams: int, rank: int, world: int) -> range:
@@ -55,14 +71,38 @@ def mean(value: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def average_gradients(module: nn.Module) -> None:
+def gather(value_B: Tensor) -> Tensor:
+    """The tensors of all processes, of one shape each, one after the other."""
+    if not dist.is_initialized():
+        return value_B
+    parts = [torch.empty_like(value_B) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, value_B.contiguous())
+    return torch.cat(parts)
+
+
+def as_the_first_says(flag: bool) -> bool:
+    """The first process's answer, in all processes."""
+    if not dist.is_initialized():
+        return flag
+    answer = torch.tensor(int(flag))
+    dist.broadcast(answer, src=0)
+    return bool(answer)
+
+
+def copy_from_the_first(module: nn.Module) -> None:
+    """Gives all processes the first one's weights and buffers."""
+    if dist.is_initialized():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter | Tensor]) -> None:
     """Replaces gradients by their means over all processes."""
     if not dist.is_initialized():
         return
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
-    flat = mean(flat)
+    trained = [p for p in parameters if p.requires_grad]
+    flat = mean(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trained]))
     start = 0
-    for p in parameters:
+    for p in trained:
         p.grad = flat[start : start + p.numel()].view_as(p).clone()
         start += p.numel()

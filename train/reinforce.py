@@ -2,15 +2,13 @@
 
 From the same state of each stream, K rollouts of T frames are drawn, m ~ Bernoulli(p), p = bounded sigmoid(sharpness *
 score). With damage d (from losses, fidelity, or any metric: `envs.rewards`) and cost c = share of dense MACs / budget,
-the objective per stream is E[sum_t d_t] + price * E[sum_t c_t], where price = d/dS weight * log(S)^2 and S is the mean
-of c: the same budget term as the Gumbel estimator's. Its gradient (Williams, 1992):
+the gradients of E[sum_t d_t] and of E[sum_t c_t] are (Williams, 1992), decision by decision (t, g, n),
 
-    sum_t  (R_t - mean of R_t over the other K - 1 rollouts) * grad log p(mask_t)  +  price * grad E[c_t | state]
+    (Q - mean of Q over the other K - 1 rollouts) * grad log p(m)  [+ grad E[own cost | state]]
 
-with R_t the discounted damage from t on and price times the discounted cost after t.
-
-The leave-one-out baseline does not depend on the rollout's own draws, so it adds no bias (Kool et al., 2019). A frame's
-own cost needs no sampling: given the observation, the expected number of updates is the sum of the probabilities.
+with Q the damage or cost that is still to come, as far as the decision answers for it (`train.credit`); they are added
+at the price of `train.spending`. A decision's own cost needs no sampling: given the observation it is p times a
+constant. Costs to come enter by their expectations too, which leaves the luck of later draws out.
 
 Shape suffixes: B streams, K rollouts of each, R = B * K, T frames, N tokens, G gates.
 """
@@ -25,10 +23,13 @@ from torch import Tensor
 
 from envs.engine import EngineState, SelectionEngine
 from envs.episodes import Start
+from envs.scoring import FrameScore
 from policies import GateObservation, Layout, LearnedPolicy
 from policies.relaxation import bernoulli_entropy, bounded_probability, log_probability, sample_mask
 from train import processes
+from train.credit import costs_to_come, leave_one_out, near_and_far, returns
 from train.estimator import WindowRecord, WindowResult
+from train.spending import Spending
 from train.streams import StreamSource
 
 
@@ -40,10 +41,10 @@ class ReinforceOptions:
         window: T, frames of a rollout.
         rollouts: K, at least 2.
         discount: Of later damage and cost, per frame.
+        far: Share of what happens at distant tokens that a decision answers for; 1 is unbiased (`train.credit`).
         entropy: Weight of the mean entropy per decision, in nats.
         p_min: Probabilities stay within [p_min, 1 - p_min].
         sharpness: Logits per unit of score.
-        cost_weight: Of the budget term.
 
     Raises:
         ValueError: If a value is out of range.
@@ -52,28 +53,29 @@ class ReinforceOptions:
     window: int = 8
     rollouts: int = 4
     discount: float = 0.9
-    entropy: float = 1e-4
-    p_min: float = 0.002
+    far: float = 0.1
+    entropy: float = 1e-3
+    p_min: float = 0.01
     sharpness: float = 4.0
-    cost_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rollouts < 2:
             raise ValueError(f"rollouts must be at least 2 for a leave-one-out baseline, got {self.rollouts}")
+        if not 0 <= self.far <= 1:
+            raise ValueError(f"far must be in [0, 1], got {self.far}")
         if not 0 <= self.discount <= 1 or not 0 <= self.p_min < 0.5:
             raise ValueError(f"discount must be in [0, 1], p_min in [0, 0.5): {self.discount=} {self.p_min=}")
 
 
 @dataclass
 class _Rollouts:
-    """What one window of R rollouts leaves behind, frame by frame."""
+    """What one window of R rollouts leaves behind: T * G decisions, T frames."""
 
-    log_p_R: list[Tensor] = field(default_factory=list)
-    entropy_R: list[Tensor] = field(default_factory=list)
-    expected_R: list[Tensor] = field(default_factory=list)
-    reward_R: list[Tensor] = field(default_factory=list)
-    relative_R: list[Tensor] = field(default_factory=list)
-    distance_R: list[Tensor] = field(default_factory=list)
+    shift: Tensor
+    log_p_RN: list[Tensor] = field(default_factory=list)
+    expected_RN: list[Tensor] = field(default_factory=list)
+    entropy: list[Tensor] = field(default_factory=list)
+    scores: list[list[FrameScore]] = field(default_factory=list)
 
 
 class ReinforceEstimator:
@@ -84,13 +86,20 @@ class ReinforceEstimator:
             with here.
         policy: To be trained.
         source: Where streams come from.
+        spending: Price and thresholds.
         options: See `ReinforceOptions`.
     """
 
     def __init__(
-        self, engine: SelectionEngine, policy: LearnedPolicy, source: StreamSource, options: ReinforceOptions
+        self,
+        engine: SelectionEngine,
+        policy: LearnedPolicy,
+        source: StreamSource,
+        spending: Spending,
+        options: ReinforceOptions,
     ) -> None:
         self._engine, self._policy, self._source, self._options = engine, policy, source, options
+        self.spending = spending
         self._state: EngineState | None = None
         self._random: list[random.Random] = []
         self._noise: list[torch.Generator] = []
@@ -111,7 +120,7 @@ class ReinforceEstimator:
         streams = len(self._random)
         self._enter()
         engine.set_state(engine.get_state().select([b for b in range(streams) for _ in range(options.rollouts)]))
-        record, rollouts = WindowRecord(), _Rollouts()
+        record, rollouts = WindowRecord(), _Rollouts(torch.zeros((), requires_grad=True))
         for _ in range(options.window):
             self._frame(rollouts, record)
         picked = [b * options.rollouts + r.randrange(options.rollouts) for b, r in enumerate(self._random)]
@@ -143,29 +152,22 @@ class ReinforceEstimator:
 
     def _frame(self, rollouts: _Rollouts, record: WindowRecord) -> None:
         """One frame of all rollouts: all its decisions, its scores."""
-        engine = self._engine
-        budget_R = engine.budget_B
-        log_p_R, entropy_R, expected_R = (torch.zeros(len(budget_R)) for _ in range(3))
+        engine, options = self._engine, self._options
+        scores: dict[int, FrameScore] = {}
         for _ in range(engine.layout.gates):
             observation = engine.observe()
+            budget_R = engine.budget_B.to(observation.input_BND.device)
+            score_RN = self._policy.score(observation, budget_R)
             probability_RN = bounded_probability(
-                self._options.sharpness * self._policy.score(observation, budget_R.to(observation.input_BND.device)),
-                self._options.p_min,
+                options.sharpness * score_RN + rollouts.shift.to(score_RN.device), options.p_min
             )
             mask_RN = self._draw(probability_RN.detach(), observation.layout)
             record.decision(observation, mask_RN)
-            free = slice(observation.layout.prefix, None)
-            log_p_R = log_p_R + log_probability(probability_RN, mask_RN)[:, free].sum(1).cpu()
-            entropy_R = entropy_R + bernoulli_entropy(probability_RN)[:, free].mean(1).cpu() / engine.layout.gates
-            expected_R = expected_R + self._expected_share(probability_RN, observation).cpu() / budget_R
-            scores = engine.step(mask_RN.cpu())
-        ordered = [scores[b] for b in range(len(budget_R))]
-        rollouts.log_p_R.append(log_p_R)
-        rollouts.entropy_R.append(entropy_R)
-        rollouts.expected_R.append(expected_R)
-        rollouts.reward_R.append(torch.tensor([score.reward for score in ordered]))
-        rollouts.relative_R.append(torch.tensor([score.ratio for score in ordered]) / budget_R)
-        rollouts.distance_R.append(torch.tensor([score.mean for score in ordered]))
+            rollouts.log_p_RN.append(log_probability(probability_RN, mask_RN))
+            rollouts.expected_RN.append(self._expected_share(probability_RN, observation) / budget_R[:, None])
+            rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, observation.layout.prefix :].mean())
+            scores = engine.step(mask_RN)
+        rollouts.scores.append([scores[b] for b in range(engine.streams)])
 
     def _draw(self, probability_RN: Tensor, layout: Layout) -> Tensor:
         rows = [sample_mask(p_N, noise) for p_N, noise in zip(probability_RN, self._noise, strict=True)]
@@ -174,51 +176,50 @@ class ReinforceEstimator:
         return mask_RN
 
     def _expected_share(self, probability_RN: Tensor, observation: GateObservation) -> Tensor:
-        """Share of dense MACs that this gate's updates cost on average, linear in the number of updates."""
+        """Share of dense MACs that each token's update costs on average, linear in the number of updates."""
         layout = observation.layout
         each = (layout.share(layout.tokens // 2) - layout.share(0)) / (layout.tokens // 2) / layout.gates
-        return probability_RN.sum(1) * each
+        return probability_RN * each
 
     def _backward(self, rollouts: _Rollouts) -> dict[str, float]:
-        options = self._options
-        relative_TR = torch.stack(rollouts.relative_R)
-        reward_TR = torch.stack(rollouts.reward_R)
-        spent = float(processes.mean(relative_TR.mean()).clamp(min=1e-6))
-        price = options.cost_weight * 2 * float(torch.tensor(spent).log()) / spent
-        advantage_TR = self._advantage(reward_TR, price * relative_TR)
-        score_term = -(advantage_TR * torch.stack(rollouts.log_p_R)).mean()
-        cost_term = price * torch.stack(rollouts.expected_R).mean()
-        entropy = torch.stack(rollouts.entropy_R).mean()
-        (score_term + cost_term - options.entropy * entropy).backward()
+        engine, options = self._engine, self._options
+        budget_R, device = engine.budget_B, rollouts.log_p_RN[0].device
+        relative_TR = torch.tensor([[score.ratio for score in row] for row in rollouts.scores]) / budget_R
+        log_p_TGRN, expected_TGRN = (
+            torch.stack(x).unflatten(0, (-1, engine.layout.gates)) for x in (rollouts.log_p_RN, rollouts.expected_RN)
+        )
+
+        def surrogate(to_come_TGRN: Tensor) -> Tensor:
+            """Its gradient is that of the mean over frames and rollouts of what is to come."""
+            advantage_TGRN = leave_one_out(to_come_TGRN, options.rollouts, dim=-2)
+            return (advantage_TGRN * log_p_TGRN)[..., engine.layout.prefix :].sum((1, 3)).mean()
+
+        damage_TRN = returns(self._damage(rollouts).to(device), options.discount)
+        come_TGRN = costs_to_come(expected_TGRN.detach(), options.discount)
+        cost = surrogate(near_and_far(come_TGRN, engine.layout, options.far)) + expected_TGRN.sum((1, 3)).mean()
+        entropy = torch.stack(rollouts.entropy).mean()
+        self.spending.backward(surrogate(damage_TRN[:, None]) - options.entropy * entropy, cost, rollouts.shift)
+        by_stream_B = relative_TR.mean(0).unflatten(0, (-1, options.rollouts)).mean(1)
+        self.spending.steer(budget_R[:: options.rollouts], by_stream_B)
+        reward_TR = torch.tensor([[score.reward for score in row] for row in rollouts.scores])
         stats = {
             "reward": reward_TR.mean(),
             "loss": -reward_TR.mean(),
-            "distance": torch.stack(rollouts.distance_R).mean(),
+            "distance": torch.tensor([[score.mean for score in row] for row in rollouts.scores]).mean(),
             "spent_over_budget": relative_TR.mean(),
             "entropy": entropy.detach(),
-            "advantage_std": advantage_TR.std(),
         }
-        return {name: float(processes.mean(value.float())) for name, value in stats.items()}
+        means = {name: float(processes.mean(value.float().cpu())) for name, value in stats.items()}
+        return means | {"price": self.spending.price}
 
-    def _advantage(self, reward_TR: Tensor, cost_TR: Tensor) -> Tensor:
-        """Returns of each frame minus the mean of the other rollouts' (T, R)."""
-        own_TR = returns(reward_TR, self._options.discount)
-        later_TR = returns(-cost_TR, self._options.discount) + cost_TR
-        return leave_one_out(own_TR + later_TR, self._options.rollouts)
-
-
-def returns(reward_TR: Tensor, discount: float) -> Tensor:
-    """Discounted sums of rewards from each frame on: G_t = r_t + discount * G_{t+1}."""
-    total_R = torch.zeros_like(reward_TR[0])
-    sums: list[Tensor] = []
-    for reward_R in reversed(list(reward_TR)):
-        total_R = reward_R + discount * total_R
-        sums.append(total_R)
-    return torch.stack(sums[::-1])
-
-
-def leave_one_out(value_TR: Tensor, rollouts: int) -> Tensor:
-    """Each value minus the mean of the other rollouts from the same state; R = B * K, K rollouts side by side."""
-    value_TBK = value_TR.unflatten(1, (-1, rollouts))
-    others_TBK = (value_TBK.sum(2, keepdim=True) - value_TBK) / (rollouts - 1)
-    return (value_TBK - others_TBK).flatten(1)
+    def _damage(self, rollouts: _Rollouts) -> Tensor:
+        """Damage that each token answers for (T, R, N), in units of the reward."""
+        layout, rows = self._engine.layout, []
+        for scores in rollouts.scores:
+            by_token = [score.damage_N for score in scores if score.damage_N is not None]
+            if by_token:
+                rows.append(near_and_far(torch.stack(by_token), layout, self._options.far))
+            else:
+                # The damage is one of the whole frame: all tokens answer for all of it.
+                rows.append(-torch.tensor([score.reward for score in scores])[:, None].expand(-1, layout.tokens))
+        return torch.stack(rows)

@@ -37,13 +37,17 @@ class TrainConfig(TaskConfig):
         projections: Learned projections of each token's last output (granularity `frame`).
         policy_budgets: Budgets at which the policy's thresholds are calibrated.
         objective: Weights of the loss terms.
-        cost_weight: Weight of the squared log ratio of cost to budget.
+        budget_gain: How far thresholds move per window to bring the mean spending to the budget, in log threshold per
+            relative excess.
+        price_momentum: Of the running means from which the price of a MAC follows, per window.
         temperature: Of the relaxed decisions (gumbel).
         sharpness: Logits per unit of score.
         noise: Draw masks during training (gumbel).
-        reward: What sampled masks are rewarded for: `fidelity`, `loss` or `metric` (reinforce).
+        reward: What sampled masks are rewarded for (reinforce), and what the validation shows: `fidelity` (with the
+            objective's weight of the worst tokens), `loss` or `metric`.
         rollouts: Rollouts from each state (reinforce).
         discount: Of later rewards, per frame (reinforce).
+        far: Share of what happens at distant tokens that a decision answers for; 1 is unbiased (reinforce).
         entropy: Weight of the mean entropy per decision (reinforce).
         p_min: Probabilities of decisions stay within [p_min, 1 - p_min] (reinforce).
         warm_start: `none`, `oracle`, or the folder of a policy checkpoint.
@@ -60,7 +64,7 @@ class TrainConfig(TaskConfig):
         calibration_streams: Clips on which the trained policy is set to its budgets; the calibrations before training
             use half of them.
         calibration_frames: Frames of each; before training, a third of them.
-        minutes: End training after this long, at the next checkpoint; 0 for no limit.
+        minutes: End training after this long in total, at the next checkpoint; 0 for no limit.
         seed: Of everything random.
         device: `cpu`, `cuda`, ...
         threads: Of the CPU; 0 for torch's own choice.
@@ -74,15 +78,17 @@ class TrainConfig(TaskConfig):
     projections: int = 8
     policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    cost_weight: float = 1.0
+    budget_gain: float = 0.1
+    price_momentum: float = 0.9
     temperature: float = 2 / 3
     sharpness: float = 4.0
     noise: bool = True
     reward: Literal["fidelity", "loss", "metric"] = "fidelity"
     rollouts: int = 4
     discount: float = 0.9
-    entropy: float = 1e-4
-    p_min: float = 0.002
+    far: float = 0.1
+    entropy: float = 1e-3
+    p_min: float = 0.01
     warm_start: str = "oracle"
     oracle_frames: int = 200
     oracle_lr: float = 3e-3

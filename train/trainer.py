@@ -24,6 +24,8 @@ from policies import Layout, LearnedPolicy
 from train import processes
 from train.board import Board
 from train.estimator import Estimator
+from train.history import History
+from train.validation import Validation, as_rows
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ class Trainer:
         schedule: How long and how fast.
         folder: Of checkpoint and event files.
         rank: Of this process; the first one writes.
-        validate: Called at checkpoints; its points go to TensorBoard.
+        validation: Looked at before the first step and at every checkpoint; first process only.
+
+    Attributes:
+        step: Windows so far.
+        seconds: Of training so far, interruptions and validation left out.
     """
 
     def __init__(
@@ -68,14 +74,14 @@ class Trainer:
         schedule: Schedule,
         folder: Path,
         rank: int = 0,
-        validate: Callable[[], dict[str, list[tuple[float, float, float]]]] | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self._policy, self._estimator, self._layout = policy, estimator, layout
-        self._schedule, self._folder, self._validate = schedule, folder, validate
+        self._schedule, self._folder, self._validation = schedule, folder, validation
         self._rank = rank
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=schedule.lr)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._decay)
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
 
     @property
     def checkpoint(self) -> Path:
@@ -108,7 +114,8 @@ class Trainer:
         self._policy.load_state_dict(saved["policy"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._scheduler.load_state_dict(saved["scheduler"])
-        self.step = saved["step"]
+        self._estimator.spending.load_state_dict(saved["spending"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
         return True
 
     def save(self, run: dict[str, Any]) -> None:
@@ -117,7 +124,9 @@ class Trainer:
             "policy": self._policy.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
+            "spending": self._estimator.spending.state_dict(),
             "step": self.step,
+            "seconds": self.seconds,
             "run": run,
         }
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -134,20 +143,32 @@ class Trainer:
         """
         main = self._rank == 0
         board = Board(self._folder / "tensorboard", self.step) if main else None
+        history = History(self._folder, self.step) if main else None
         bar = tqdm(total=self._schedule.steps, initial=self.step, unit="window", disable=not main, dynamic_ncols=True)
         try:
+            if not self.step:
+                self._look(board, history)
             while self.step < self._schedule.steps:
+                started = time.perf_counter()
                 self._segment(board, bar)
+                self.seconds += time.perf_counter() - started
                 if main:
                     self.save(run)
-                if board is not None and self._validate is not None:
-                    board.frontier(self.step, self._validate())
-                if until():
+                self._look(board, history)
+                if processes.as_the_first_says(until()):
                     break
         finally:
             bar.close()
             if board is not None:
                 board.close()
+
+    def _look(self, board: Board | None, history: History | None) -> None:
+        """What the policy has come to."""
+        if self._validation is None or board is None or history is None:
+            return
+        points = self._validation.points()
+        board.frontier(self.step, points)
+        history.add(self.step, self.seconds, as_rows(points))
 
     def _segment(self, board: Board | None, bar: tqdm) -> None:
         schedule = self._schedule
@@ -156,7 +177,7 @@ class Trainer:
             started = time.perf_counter()
             self._optimizer.zero_grad(set_to_none=True)
             result = self._estimator.window()
-            processes.average_gradients(self._policy)
+            processes.average_gradients(self._policy.parameters())
             norm = nn.utils.clip_grad_norm_(self._policy.parameters(), schedule.clip)
             if not torch.isfinite(norm):
                 raise UserError(f"gradients are not finite at step {self.step}; lower lr (it is {schedule.lr})")

@@ -1,71 +1,128 @@
-"""The frontier as it moves during training: share of MACs and distance on validation clips, learned against heuristic.
+"""The frontier as it moves during training: what learned and heuristic policies earn on validation clips.
 
-Shape suffixes: B streams, T frames.
+Rewards can be compared only at equal compute, and thresholds drift in training. So each policy is looked at with its
+thresholds shifted, for all gates alike, until it spends exactly the budget on these clips. This judges which tokens a
+policy ranks first and when it spends; how well its thresholds keep a budget on new footage is for `eventful-evaluate`.
+
+Shape suffixes: B streams, T frames, K budgets, G gates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
-import eventful
-from envs.task import VideoTask, token_distance
-from policies import LearnedPolicy, Policy
-from train.calibration import calibration_frames
+from envs.engine import SelectionEngine
+from envs.episodes import Start
+from envs.scoring import FrameScore
+from policies import LearnedPolicy, ThresholdTable
+from train.calibration import solve_shift
 
-Points = dict[str, list[tuple[float, float, float]]]
+TOLERANCE = 0.01
+"""Of log share against log budget."""
+
+STEPS = 10
+"""Trials per budget at most."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy at a budget, on the validation clips.
+
+    Attributes:
+        budget: Asked share of the dense MACs.
+        share: Realised share.
+        reward: Mean over streams and frames, in units of the engine's reward.
+        distance: Mean token distance to the dense model.
+    """
+
+    budget: float
+    share: float
+    reward: float
+    distance: float
+
+
+Points = dict[str, list[Point]]
 
 
 class Validation:
-    """Runs policies over a few validation clips.
+    """Rolls policies out in an environment of validation clips.
 
     Args:
-        task: With a `val` split.
-        model: Eventful model around the task's model.
+        engine: Of the validation clips.
         learned: The policy in training.
         heuristic: The same policy before training.
-        budgets: At which to look.
-        streams: Clips at most.
-        frames: Frames of each at most.
+        budgets: K budgets at which to look.
+        streams: B clips at most.
+        frames: T frames of each at most, the flush included.
     """
 
     def __init__(
         self,
-        task: VideoTask,
-        model: eventful.EventfulModel,
+        engine: SelectionEngine,
         learned: LearnedPolicy,
         heuristic: LearnedPolicy,
-        budgets: Sequence[float] = (0.05, 0.1, 0.2),
-        streams: int = 6,
-        frames: int = 24,
+        budgets: Sequence[float] = (0.1, 0.2),
+        streams: int = 8,
+        frames: int = 32,
     ) -> None:
-        self._task, self._model, self._budgets = task, model, budgets
-        self._policies = {"learned": learned, "heuristic": heuristic.to(next(learned.parameters()).device)}
-        self._sizes = streams, frames
+        self._engine, self._budgets, self._learned = engine, budgets, learned
+        self._clips = range(0, len(engine.clips), max(len(engine.clips) // streams, 1))[:streams]
+        self._frames = min(frames, *(len(engine.clips[clip]) for clip in self._clips))
+        self._heuristic = self._points(heuristic.to(next(learned.parameters()).device))
 
-    @torch.inference_mode()
     def points(self) -> Points:
-        """For each policy: (asked budget, realised share, mean distance to the dense model's tokens)."""
-        frames = calibration_frames(self._task, self._task.clips("val"), *self._sizes)
-        dense = [self._task.model.forward_features(frame) for frame in frames]  # type: ignore[operator]
-        points: Points = {}
-        for name, policy in self._policies.items():
-            points[name] = []
-            kept = policy.budget
-            for budget in self._budgets:
-                policy.budget = budget
-                points[name].append((budget, *self._run(policy, frames, dense)))
-            policy.budget = kept
-        return points
+        """Of both policies, by budget."""
+        return {"learned": self._points(self._learned), "heuristic": self._heuristic}
 
-    def _run(
-        self, policy: Policy, frames: Sequence[torch.Tensor], dense: Sequence[torch.Tensor]
-    ) -> tuple[float, float]:
-        state, shares, distances = None, [], []
-        for t, (frame, expected) in enumerate(zip(frames, dense, strict=True)):
-            features, state = eventful.drive(self._model.decisions(frame, state), policy.select)
-            if t and state.macs is not None:
-                shares.append(state.macs.ratio.mean())
-                distances.append(token_distance(features, expected)[0].mean())
-        return float(torch.stack(shares).mean()), float(torch.stack(distances).mean())
+    @torch.no_grad()
+    def _points(self, policy: LearnedPolicy) -> list[Point]:
+        shifted = copy.deepcopy(policy)
+        shifted.table = _table_at(policy.table, self._budgets, policy.gates)
+        found = []
+        for k, budget in enumerate(self._budgets):
+            tried: dict[float, Point] = {}
+            start_G = shifted.table.log_threshold_KG[k].clone()
+
+            def share_at(
+                shift: float, k: int = k, start_G: torch.Tensor = start_G, tried: dict[float, Point] = tried
+            ) -> float:
+                shifted.table.log_threshold_KG[k] = start_G + shift
+                tried[shift] = self._play(shifted, self._budgets[k])
+                return tried[shift].share
+
+            found.append(tried[solve_shift(share_at, budget, TOLERANCE, STEPS)])
+        return found
+
+    def _play(self, policy: LearnedPolicy, budget: float) -> Point:
+        """All clips from their flush, with the policy deciding."""
+        engine = self._engine
+        policy.budget = budget
+        engine.clear()
+        engine.start({b: Start(clip, budget) for b, clip in enumerate(self._clips)})
+        scores: list[FrameScore] = []
+        for _ in range((self._frames - 1) * engine.layout.gates):
+            mask_BN = policy.select(engine.observe()).as_mask(engine.layout.tokens)
+            scores += engine.step(mask_BN).values()
+        return Point(budget, *(_mean(scores, name) for name in ("ratio", "reward", "mean")))
+
+
+def _mean(scores: Sequence[FrameScore], name: str) -> float:
+    return sum(getattr(score, name) for score in scores) / len(scores)
+
+
+def _table_at(table: ThresholdTable, budgets: Sequence[float], gates: int) -> ThresholdTable:
+    """A table with knots at exactly these budgets."""
+    device = table.log_threshold_KG.device
+    found = ThresholdTable(budgets, gates).to(device)
+    for gate in range(gates):
+        found.log_threshold_KG[:, gate] = table(gate, torch.tensor(budgets, device=device))
+    return found
+
+
+def as_rows(points: Mapping[str, Sequence[Point]]) -> list[dict[str, float | str]]:
+    """Plain data, one row for each policy and budget."""
+    return [{"policy": name, **vars(point)} for name, some in points.items() for point in some]

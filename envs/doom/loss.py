@@ -55,7 +55,12 @@ def assign(boxes_BK4: Tensor, valid_BK: Tensor) -> Tensor:
 
 
 def detection_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Loss (B,) of each stream.
+    """Loss (B,) of each stream: the sum of its tokens'; see `token_loss`."""
+    return token_loss(outputs_BNX, targets).sum(1)
+
+
+def token_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Each token's part of the loss (B, N): of its classes, and of its box if it answers for an object.
 
     Args:
         outputs_BNX: What the detector returned.
@@ -79,12 +84,12 @@ def detection_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
     truth_BNC = torch.zeros_like(logits_BNC).scatter(2, label_BN.unsqueeze(-1), quality_BN.unsqueeze(-1))
     score_BNC = logits_BNC.detach().sigmoid()
     weight_BNC = torch.where(truth_BNC > 0, truth_BNC, 0.75 * score_BNC.square())
-    class_B = (F.binary_cross_entropy_with_logits(logits_BNC, truth_BNC, reduction="none") * weight_BNC).sum((1, 2))
+    class_BN = (F.binary_cross_entropy_with_logits(logits_BNC, truth_BNC, reduction="none") * weight_BNC).sum(2)
 
     code_BN = F.smooth_l1_loss(outputs_BNX[..., -4:].float(), encode(target_BN4), reduction="none", beta=0.2).sum(-1)
     box_BN = _GIOU_WEIGHT * (1 - giou_BN) + _CODE_WEIGHT * code_BN
-    box_B = torch.where(positive_BN, box_BN, 0.0).sum(1)
-    return (class_B + box_B) / positive_BN.sum(1).clamp_min(1)
+    objects_B1 = positive_BN.sum(1, keepdim=True).clamp_min(1)
+    return (class_BN + torch.where(positive_BN, box_BN, 0.0)) / objects_B1
 
 
 def paired_iou(a_4: Tensor, b_4: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from envs.doom.boxes import INPUT_SIZE, detections
 from envs.doom.clips import load_split
 from envs.doom.detector import load_detector
 from envs.doom.labels import CLASS_NAMES
-from envs.doom.loss import detection_loss
+from envs.doom.loss import detection_loss, token_loss
 from envs.task import Clip, Metric, Target, freeze
 
 _MEAN, _STD = 0.25, 0.2
@@ -77,6 +77,10 @@ class DoomDetection:
     def loss(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
         """The detector's training loss (B,), differentiable; boxes of the targets in pixels at 320 x 240."""
         return detection_loss(outputs, targets)
+
+    def token_loss(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Each token's part of the loss (B, N), which tells rewards where a frame's loss comes from."""
+        return token_loss(outputs, targets)
 
     def frame_metric(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
         """Average precision at IoU 0.5 of each single frame (B,), for rewards; see `frame_ap`."""

@@ -1,0 +1,51 @@
+"""The course of a training run: `OUT/history.jsonl`, one line for each look at the validation clips.
+
+Each line holds `step`, `minutes` (of training alone, warm start included; looking does not count) and the rows of
+`train.validation`. `train.curves` draws them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eventful.errors import UserError
+
+
+class History:
+    """Appends to a run's file.
+
+    Args:
+        folder: Of the run.
+        step: At which the run begins or goes on; lines of an interrupted run that lie behind it are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._path = folder / "history.jsonl"
+        kept = [row for row in read(folder) if row["step"] < step] if step and self._path.exists() else []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(_line(row) for row in kept))
+
+    def add(self, step: int, seconds: float, rows: list[dict[str, Any]]) -> None:
+        """Notes one look."""
+        with self._path.open("a") as file:
+            file.write(_line({"step": step, "minutes": seconds / 60, "points": rows}))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run.
+
+    Raises:
+        UserError: If the file is damaged.
+        OSError: If there is none.
+    """
+    path = folder / "history.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
