@@ -108,9 +108,10 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
     layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
     policy_macs = policy.macs(layout)
     shares = _shares(blocks, options, layout, dense, gates * policy_macs)
+    weights = _gate_weights(blocks, options, tokens)
     return FramePlan(
         blocks,
-        Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares),
+        Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights),
         dense,
         embed,
         head,
@@ -136,12 +137,32 @@ def _shares(
     ledger.add("gates", float(layout.gates * layout.tokens * layout.dim))
     for block in blocks:
         ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
-        if options.granularity == "frame":
-            block.attention.count_dense(ledger, counts, layout.tokens)
-        elif options.attention == "exact":
-            block.attention.expect_exact(ledger, counts, layout.tokens)
-        elif options.attention == "paper" and isinstance(block.attention, GlobalLayer):
-            expect_paper(block.attention, ledger, counts, layout.tokens)
-        else:
-            block.attention.count_dense(ledger, float(layout.tokens), layout.tokens)
+        _count_attention(block, options, ledger, counts, layout.tokens)
     return tuple(np.maximum.accumulate(ledger.report().ratio.numpy()).tolist())
+
+
+def _gate_weights(blocks: Sequence[Block], options: Options, tokens: int) -> tuple[float, ...]:
+    """How the cost of updating half of the tokens is spread over the gates; attention belongs to the qkv gates."""
+    if options.granularity == "frame":
+        return (1.0,)
+    none_half_2 = np.array([0.0, tokens // 2])
+    costs: list[float] = []
+    for block in blocks:
+        ledger = MacLedger(2, 1.0)
+        _count_attention(block, options, ledger, none_half_2, tokens)
+        none, half = ledger.report().total.tolist()
+        attention = max(half - none, 0.0) / max(tokens // 2, 1)
+        costs += [block.qkv_macs + attention, block.proj_macs, block.mlp_macs]
+    return tuple(cost / sum(costs) for cost in costs)
+
+
+def _count_attention(block: Block, options: Options, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
+    """What a block's attention costs for each count of updated tokens."""
+    if options.granularity == "frame":
+        block.attention.count_dense(ledger, counts, tokens)
+    elif options.attention == "exact":
+        block.attention.expect_exact(ledger, counts, tokens)
+    elif options.attention == "paper" and isinstance(block.attention, GlobalLayer):
+        expect_paper(block.attention, ledger, counts, tokens)
+    else:
+        block.attention.count_dense(ledger, float(tokens), tokens)

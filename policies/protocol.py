@@ -35,6 +35,7 @@ class Layout:
         granularity: `gate` (three decisions per block) or `frame` (one decision).
         shares: Share of the dense MACs of a whole frame that is spent when every gate selects M tokens,
             for M = 0..N; non-decreasing, length N + 1.
+        gate_weights: How an update's cost is spread over the gates: G shares that sum to 1; empty for evenly.
     """
 
     tokens: int
@@ -44,6 +45,7 @@ class Layout:
     gates: int
     granularity: Granularity
     shares: tuple[float, ...]
+    gate_weights: tuple[float, ...] = ()
 
     @cached_property
     def _shares_N(self) -> Tensor:
@@ -61,6 +63,12 @@ class Layout:
     def share(self, count: int) -> float:
         """Share of the dense MACs when every gate selects `count` tokens."""
         return self.shares[count]
+
+    def marginal_share(self, gate: int) -> float:
+        """Share of the dense MACs that one more token at a gate costs, on average over the lower half of all counts."""
+        half = max(self.tokens // 2, 1)
+        weight = self.gate_weights[gate] if self.gate_weights else 1 / self.gates
+        return (self.shares[half] - self.shares[0]) / half * weight
 
 
 @dataclass(eq=False)

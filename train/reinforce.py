@@ -24,7 +24,7 @@ from torch import Tensor
 from envs.engine import EngineState, SelectionEngine
 from envs.episodes import Start
 from envs.scoring import FrameScore
-from policies import GateObservation, Layout, LearnedPolicy
+from policies import Layout, LearnedPolicy
 from policies.relaxation import bernoulli_entropy, bounded_probability, log_probability, sample_mask
 from train import processes
 from train.credit import costs_to_come, leave_one_out, near_and_far, returns
@@ -164,7 +164,8 @@ class ReinforceEstimator:
             mask_RN = self._draw(probability_RN.detach(), observation.layout)
             record.decision(observation, mask_RN)
             rollouts.log_p_RN.append(log_probability(probability_RN, mask_RN))
-            rollouts.expected_RN.append(self._expected_share(probability_RN, observation) / budget_R[:, None])
+            each = observation.layout.marginal_share(observation.gate)
+            rollouts.expected_RN.append(probability_RN * each / budget_R[:, None])
             rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, observation.layout.prefix :].mean())
             scores = engine.step(mask_RN)
         rollouts.scores.append([scores[b] for b in range(engine.streams)])
@@ -174,12 +175,6 @@ class ReinforceEstimator:
         mask_RN = torch.stack(rows)
         mask_RN[:, : layout.prefix] = True
         return mask_RN
-
-    def _expected_share(self, probability_RN: Tensor, observation: GateObservation) -> Tensor:
-        """Share of dense MACs that each token's update costs on average, linear in the number of updates."""
-        layout = observation.layout
-        each = (layout.share(layout.tokens // 2) - layout.share(0)) / (layout.tokens // 2) / layout.gates
-        return probability_RN * each
 
     def _backward(self, rollouts: _Rollouts) -> dict[str, float]:
         engine, options = self._engine, self._options
