@@ -193,10 +193,11 @@ def test_the_price_makes_a_common_shift_stationary() -> None:
     for _ in range(3):
         policy.zero_grad()
         shift = torch.zeros((), requires_grad=True)
-        bias = policy.out.bias.sum()
-        spending.backward(-3 * shift + 5 * bias, 2 * shift + 4 * bias, shift)
+        slope, bias = policy.log_weight_G.sum(), policy.out.bias.sum()
+        spending.backward(-3 * shift + 5 * slope - 3 * bias, 2 * shift + 4 * slope + 2 * bias, shift)
         assert spending.price == pytest.approx(1.5)
-        assert float(policy.out.bias.grad) == pytest.approx(5 + 1.5 * 4)
+        assert float(policy.log_weight_G.grad) == pytest.approx(5 + 1.5 * 4)
+        assert policy.out.bias.grad is None
         assert policy.hidden.weight.grad is None
     again = Spending(policy)
     again.load_state_dict(spending.state_dict())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_task import TinyTask
+from train_tiny import Task
 
 import eventful
 import policies
@@ -21,16 +21,6 @@ from train.spending import Spending
 from train.streams import StreamSource
 
 torch.set_num_threads(1)
-
-
-class Task(TinyTask):
-    """With a validation split, and clips long enough for windows."""
-
-    def __init__(self, has_labels: bool = True) -> None:
-        super().__init__(lengths=(12, 12, 12, 12), has_labels=has_labels)
-
-    def clips(self, split):
-        return super().clips("test" if split == "val" else split)
 
 
 def tiny_config(out: Path, **changes) -> TrainConfig:

@@ -7,6 +7,7 @@
     TopR, Threshold      the paper's rules: one r, one h for all gates
     Random, Periodic     blind to the content
     All, Nothing         the dense model and the frozen one: where every frontier ends
+    MODULE:FUNCTION      policies of your own (`train.outsiders`)
 
 A name may say how the model is run: `TopR@gate` decides at every gate, `TopR@frame` once per frame.
 """
@@ -39,6 +40,7 @@ from policies import (
     TopR,
 )
 from policies.protocol import Granularity
+from train import outsiders
 from train.calibration import Frames, calibrate, realised_share
 from train.records import Key
 
@@ -68,7 +70,7 @@ class Contender:
     """A kind of policy, run at a granularity.
 
     Attributes:
-        name: One of `LABELS`.
+        name: One of `LABELS`, or `MODULE:FUNCTION`.
         granularity: How the model is run.
         visitor: Whether the granularity is not the evaluation's own; then the label says it.
     """
@@ -86,7 +88,7 @@ class Contender:
     def label(self) -> str:
         """For tables and plots."""
         where = {"gate": ", per gate", "frame": ", per frame"}[self.granularity] if self.visitor else ""
-        return LABELS[self.name] + where
+        return LABELS.get(self.name, self.name) + where
 
     @property
     def learned(self) -> bool:
@@ -108,7 +110,9 @@ def parse_contenders(names: Sequence[str], own: Granularity) -> list[Contender]:
     found: list[Contender] = []
     for text in names:
         name, at, where = text.partition("@")
-        if name not in LABELS:
+        if outsiders.is_outsider(name):
+            outsiders.load_factory(name)
+        elif name not in LABELS:
             raise UserError(f"policies: there is no {name!r}{nearest(name, LABELS)} (known: {', '.join(LABELS)})")
         if at and where not in get_args(Granularity):
             raise UserError(f"policies: {text!r} must end in @gate or @frame")
@@ -165,6 +169,8 @@ class Setter:
         names = [""]
         if contender.learned:
             names = list(self._checkpoints)
+        elif outsiders.is_outsider(contender.name):
+            names = [outsiders.fingerprint(contender.name)]
         elif contender.name == "Random":
             names = [str(seed) for seed in seeds]
         return [Key(contender.id, budget, name) for budget in self._budgets for name in names]
@@ -181,6 +187,8 @@ class Setter:
             policy.budget = budget
             policy.select_by = "top" if contender.name == "LearnedTop" else "threshold"
             return policy, ""
+        if outsiders.is_outsider(contender.name):
+            return outsiders.make(contender.name, budget), ""
         return self._heuristic(contender, budget, int(key.seed or 0))
 
     def _heuristic(self, contender: Contender, budget: float, seed: int) -> tuple[Policy, str]:

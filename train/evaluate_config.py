@@ -32,7 +32,8 @@ class EvaluateConfig(TaskConfig):
         max_clips: At most so many of them, evenly picked.
         max_frames: At most so many frames of each.
         budgets: Shares of the dense MACs, each in (0, 1).
-        policies: Which to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per frame.
+        policies: Which to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per frame;
+            `MODULE:FUNCTION` is a function of your own that takes a budget and returns a policy.
         seeds: Of the random policy.
         granularity: `gate` or `frame`; as the checkpoint was trained if null (`frame` without one).
         attention: Attention update with granularity `gate`; as the checkpoint was trained if null.

@@ -62,6 +62,11 @@ STYLES = {
 }
 
 
+def style_of(contender: Contender) -> Style:
+    """Policies from elsewhere have one style."""
+    return STYLES.get(contender.name, Style("#000000", "*"))
+
+
 def check_plotting() -> None:
     """Looks for matplotlib before hours of work, not after.
 
@@ -74,7 +79,7 @@ def check_plotting() -> None:
 
 def plot_frontier(comparison: Comparison, title: str, path: Path) -> None:
     """Writes `frontier.png`: the task's metric and the distance, or the two distances for tasks without labels."""
-    with _canvas() as pyplot:
+    with canvas() as pyplot:
         figure, panels = pyplot.subplots(1, 2, figsize=(15, 7), layout="constrained")
         for axes, measure in zip(panels, comparison.measures[:2], strict=True):
             _frontier_panel(axes, comparison, measure)
@@ -90,7 +95,7 @@ def plot_rates(comparison: Comparison, path: Path) -> bool:
     if all(contender.name in _FLAT for contender in shown):
         return False
     budgets = comparison.budgets
-    with _canvas() as pyplot:
+    with canvas() as pyplot:
         size = (2.5 + 3.6 * len(budgets), 8.5)
         figure, panels = pyplot.subplots(
             len(KINDS), len(budgets), figsize=size, layout="constrained", sharex=True, sharey="col", squeeze=False
@@ -142,13 +147,13 @@ def _frontier_panel(axes: Axes, comparison: Comparison, measure: Measure) -> Non
     better = "higher" if measure.higher_is_better else "lower"
     axes.set_title(f"{measure.title} ({better} is better)")
     axes.set_ylabel(measure.axis)
-    _direct_labels(axes, {c.label: (*ends[c], STYLES[c.name].colour, c.learned) for c in ends})
+    _direct_labels(axes, {c.label: (*ends[c], style_of(c).colour, c.learned) for c in ends})
 
 
 def _line(axes: Axes, comparison: Comparison, contender: Contender, measure: Measure) -> tuple[float, float]:
     """Draws a frontier with its band; returns its leftmost point."""
     points = sorted(comparison.points(contender), key=lambda point: point.share.value)
-    style = STYLES[contender.name]
+    style = style_of(contender)
     share = [point.share.value for point in points]
     quality = [point.quality[measure.id].value for point in points]
     bands = [_band(comparison, point, measure) for point in points]
@@ -241,7 +246,7 @@ def _rates_line(axes: Axes, comparison: Comparison, contender: Contender, budget
     if point is None:
         return
     rates = point.rates_G[row :: len(KINDS)]
-    style = STYLES[contender.name]
+    style = style_of(contender)
     axes.plot(
         np.arange(len(rates)),
         rates,
@@ -257,7 +262,7 @@ def _percent(value: float, position: int) -> str:
 
 
 @contextmanager
-def _canvas() -> Iterator[Any]:
+def canvas() -> Iterator[Any]:
     """pyplot without a display, with text that stays readable in a page."""
     import matplotlib
 

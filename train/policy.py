@@ -106,6 +106,8 @@ class _Run:
             processes.copy_from_the_first(policy)
             trainer.seconds = time.perf_counter() - started
         trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < trainer.seconds)
+        if trainer.frames_per_second:
+            self._say(f"{trainer.frames_per_second:.1f} frames per second (median of the windows)")
         if self._ranks[0] == 0:
             self._say("calibrating the trained policy")
             frames = calibration_frames(self._task, self._clips, config.calibration_streams, config.calibration_frames)

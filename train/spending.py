@@ -11,7 +11,8 @@ charge busy ones, pay quiet ones, and so teach the policy to spend alike in both
       price = - (d damage / d s) / (d cost / d s),
 
   both running means over windows. So gradients say nothing about how much to spend, only where; and at the optimum a
-  MAC is worth the same everywhere.
+  MAC is worth the same everywhere. (The last layer's bias, which is such a shift, is left alone: its gradient is
+  nothing but rounding, which Adam would blow up to full steps.)
 
 Shape suffixes: B streams.
 """
@@ -55,9 +56,11 @@ class Spending:
             cost: Scalar, relative to the budget.
             shift: Zero that was added to all logits.
         """
-        trained = [p for p in self._policy.parameters() if p.requires_grad]
+        shifting = self._policy.out.bias
+        trained = [p for p in self._policy.parameters() if p.requires_grad and p is not shifting]
         *of_cost, cost_slope = torch.autograd.grad(cost, [*trained, shift], retain_graph=True, allow_unused=True)
         damage.backward()
+        shifting.grad = None
         slopes = [torch.zeros_like(shift) if slope is None else slope for slope in (shift.grad, cost_slope)]
         now = processes.mean(torch.stack(slopes).double().cpu())
         self._slopes = self._momentum * self._slopes + (1 - self._momentum) * now

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,11 +83,17 @@ class Trainer:
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=schedule.lr)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._decay)
         self.step, self.seconds = 0, 0.0
+        self._rates: list[float] = []
 
     @property
     def checkpoint(self) -> Path:
         """The file that a run resumes from."""
         return self._folder / "training.pt"
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """Median over the windows of this run, of all processes together; None before the first."""
+        return statistics.median(self._rates) if self._rates else None
 
     def resume(self, run: dict[str, Any]) -> bool:
         """Goes on from the folder's checkpoint, if there is one.
@@ -184,12 +191,12 @@ class Trainer:
             self._optimizer.step()
             self._scheduler.step()
             self.step += 1
+            self._rates.append(schedule.frames / (time.perf_counter() - started))
             bar.update()
             shown: dict[str, object] = {k: f"{result.stats[k]:.3g}" for k in ("loss", "spent_over_budget")}
             bar.set_postfix(shown, refresh=False)
             if board is not None:
-                seconds = time.perf_counter() - started
-                extra = {"grad_norm": float(norm), "frames_per_second": schedule.frames / seconds}
+                extra = {"grad_norm": float(norm), "frames_per_second": self._rates[-1]}
                 board.window(self.step, result, self._layout, extra)
         if board is not None:
             board.masks(self.step, result, self._layout)
