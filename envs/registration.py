@@ -1,7 +1,7 @@
 """Registers the environments with Gymnasium; importing `envs` does it.
 
-Gymnasium loads no plugins of its own accord since 1.0. Either `import envs` first, or name the module in the id:
-`gymnasium.make("envs:eventful/FrameSelection-v0")`.
+Either `import envs` first, or name the module in the id: `gymnasium.make("envs:eventful/FrameSelection-v0")`. The entry
+point `gymnasium.envs` is for loaders that look for plugins; Gymnasium itself has loaded none since 1.0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The contract of all selection environments, and what is particular to each."""
 
 import warnings
+from importlib.metadata import entry_points
 
 import gymnasium
 import numpy as np
@@ -61,6 +62,16 @@ def test_they_are_found_by_naming_the_module():
     env = gymnasium.make(f"envs:{FRAME}", task=TinyTask())
     assert env.spec.id == FRAME
     envs.register()
+
+
+def test_the_entry_point_registers_them(monkeypatch):
+    found = entry_points(group="gymnasium.envs", name="__root__")
+    mine = [point for point in found if point.value.startswith("envs.")]
+    assert len(mine) == 1
+    for name in IDS:
+        monkeypatch.delitem(gymnasium.registry, name)
+    mine[0].load()()
+    assert set(IDS) <= set(gymnasium.registry)
 
 
 def test_seeds_reproduce_and_differ(name):

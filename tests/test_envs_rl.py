@@ -10,6 +10,8 @@ import envs  # noqa: F401 (registers the environments)
 import eventful
 from envs.observation import gate_features
 from policies import PolicyMismatch
+from train import evaluate as command
+from train.evaluate_config import EvaluateConfig
 from train.sb3 import SB3Policy
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -75,6 +77,27 @@ def test_what_the_policy_sees_is_what_the_environment_shows():
     env = gymnasium.make("eventful/FrameSelection-v0", task=TinyTask(), budget=0.2).unwrapped
     observation, _ = env.reset(seed=0)
     np.testing.assert_array_equal(gate_features(env.engine.observe(), torch.tensor([0.2]))[0], observation)
+
+
+def test_a_model_is_evaluated_next_to_other_policies(monkeypatch, tmp_path):
+    """By the command, through the wrapper of the docs."""
+    task = TinyTask((8, 8))
+    ppo(gymnasium.make("eventful/FrameSelection-v0", task=task)).save(tmp_path / "ppo.zip")
+    (tmp_path / "my_ppo.py").write_text(
+        "from stable_baselines3 import PPO\nfrom train.sb3 import SB3Policy\n"
+        "MODEL = PPO.load('ppo.zip', device='cpu')\n"
+        "def policy(budget):\n    return SB3Policy(MODEL, budget)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "make_task", lambda config: task)
+    settings = dict(budgets=[0.3], bootstrap=10, calibration_streams=2, calibration_frames=6, latency=False)
+    config = EvaluateConfig(task="tiny", policies=["TopR", "my_ppo:policy"], out=str(tmp_path / "out"), **settings)
+    comparison = command.evaluate(config)
+    ours = next(c for c in comparison.lines if c.name == "my_ppo:policy")
+    (point,) = comparison.points(ours)
+    assert 0 < point.share.value < 1 and point.policy > 0
+    assert "my_ppo:policy" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

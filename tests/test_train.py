@@ -11,6 +11,7 @@ import policies
 from envs.engine import SelectionEngine
 from eventful.errors import UserError
 from policies import All, CalibratedThreshold, LearnedPolicy, Selection
+from train import history
 from train import policy as command
 from train.calibration import calibrate, calibration_frames, fit_table, install, realised_share
 from train.gumbel import GumbelEstimator
@@ -47,6 +48,9 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(train, tmp_path, esti
     parts = policies.load(train(tiny_config(tmp_path / "parts", **kind)))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
+    looks = [history.read(tmp_path / name) for name in ("whole", "parts")]
+    assert [look["step"] for look in looks[0]] == [0, 2, 4]
+    assert [look["points"] for look in looks[0]] == [look["points"] for look in looks[1]]
     heuristic = policies.load(tmp_path / "whole" / "heuristic")
     assert not torch.equal(whole.out.weight, heuristic.out.weight), "training must have moved the policy"
     assert whole.provenance["task"]["name"] == "tiny"

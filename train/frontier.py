@@ -120,6 +120,8 @@ def _sorted(log_share_RK: Array, quality_RK: Array) -> tuple[Array, Array]:
 
 
 def _mean_between(x_K: Array, y_K: Array, x0: float, x1: float) -> float:
+    if x0 == x1:
+        return float(np.interp(x0, x_K, y_K))
     inside = x_K[(x_K > x0) & (x_K < x1)]
     xs = np.concatenate([[x0], inside, [x1]])
     return float(np.trapezoid(np.interp(xs, x_K, y_K), xs) / (x1 - x0))

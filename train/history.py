@@ -18,12 +18,12 @@ class History:
 
     Args:
         folder: Of the run.
-        step: At which the run begins or goes on; lines of an interrupted run that lie behind it are dropped.
+        step: At which the run begins or goes on; what an interrupted run noted after it is dropped.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / "history.jsonl"
-        kept = [row for row in read(folder) if row["step"] < step] if step and self._path.exists() else []
+        kept = [row for row in read(folder) if row["step"] <= step] if step and self._path.exists() else []
         folder.mkdir(parents=True, exist_ok=True)
         self._path.write_text("".join(_line(row) for row in kept))
 
