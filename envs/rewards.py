@@ -12,7 +12,7 @@
 
 `cost`, with the share of the dense MACs that the frame took (the ledger's, policy and gates included):
 
-- `budget`: (log share - log budget)^2, the penalty of the Gumbel estimator: zero at the budget.
+- `budget`: (log share - log budget)^2: zero at the budget.
 - `share`: the share itself, a fixed price per MAC whatever the budget.
 
 Shape suffixes: B streams, N tokens.

@@ -9,6 +9,7 @@ calibrated threshold earns, what each run ends with, and when it has overtaken t
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,12 @@ class CurvesConfig:
     Attributes:
         runs: Folders of runs by label, as `runs.LABEL=[FOLDER,FOLDER]`; those of one label differ in their seeds.
         out: The picture.
-        reward: What the runs were rewarded for, for the title.
+        reward: What the runs were rewarded for, in words.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)
     out: str = "runs/curves.png"
-    reward: str = "minus distance to the dense model (mean + 0.2 x worst 20 tokens)"
+    reward: str = "minus distance to the dense model (mean + 0.2 × worst 20 tokens)"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def plot(curves: Curves, path: Path, reward: str) -> None:
         )
         for axes, budget in zip(panels[0], budgets, strict=True):
             _panel(axes, curves, budget)
-        panels[0, 0].set_ylabel(reward)
+        panels[0, 0].set_ylabel("\n".join(textwrap.wrap(f"reward: {reward}", 44)))
         figure.suptitle("Reward on validation clips, at equal compute (higher is better)", fontweight="bold")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
