@@ -14,6 +14,7 @@ Shape suffixes: T frames, H height, W width, K objects of all frames.
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from envs.doom.scenes import Scene
 
 TICS_PER_SECOND = 35
 FRAME_SIZE = (240, 320)
+
+_FOLDER = threading.Lock()
+"""Held while a game makes or removes its folder: two engines that make it at once crash."""
 
 _STYLE_ODDS = (0.4, 0.15, 0.2, 0.25)
 _SUMMONS = (
@@ -141,14 +145,15 @@ def _game(scene: Scene, seed: int) -> Iterator[Any]:
     game.set_available_game_variables([vzd.GameVariable.POSITION_X, vzd.GameVariable.POSITION_Y])
     with tempfile.TemporaryDirectory() as folder:
         game.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))
-        game.init()
+        with _FOLDER:
+            game.init()
         try:
             yield game
         finally:
             game.close()
             # The engine makes this folder where the program runs, and has nothing to put there. Another game that
             # has just removed it, or somebody's files in it, are no reason to stop.
-            with suppress(OSError):
+            with _FOLDER, suppress(OSError):
                 Path("_vizdoom").rmdir()
 
 
