@@ -58,6 +58,7 @@ def test_functions_are_asked_for_a_budget(module):
     ("name", "match"),
     [
         ("nowhere:top", "nowhere.*cannot be imported"),
+        (".mine:top", "must be MODULE:FUNCTION"),
         ("mine:bottom", "no function .bottom."),
         ("mine:wrong", "must return a policies.Policy, got str"),
         ("mine:refused", "mine:refused: no such budget"),

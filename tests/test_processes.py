@@ -47,7 +47,8 @@ def train(folder: Path, *options: str, processes: int) -> policies.LearnedPolicy
     [
         ("estimator=reinforce", "warm_start=none"),
         ("estimator=reinforce", "warm_start=none", "granularity=gate", "reward=metric"),
-        ("estimator=gumbel", "warm_start=oracle"),
+        # One stream per process: there are frames at which all streams of a process are flushed.
+        ("estimator=gumbel", "warm_start=oracle", "oracle_frames=16", "streams=2"),
     ],
     ids=["reinforce", "reinforce-gate", "gumbel-oracle"],
 )

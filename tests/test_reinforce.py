@@ -130,7 +130,7 @@ def enumerated(engine: SelectionEngine, policy: FewTokens, frames: int, tokens: 
 def sampled(engine: SelectionEngine, policy: FewTokens, frames: int, windows: int, far: float) -> list[torch.Tensor]:
     """The estimator's gradients of damage and cost, window by window, each (windows, parameters)."""
     source = StreamSource(engine.clips, range(4), (BUDGET, BUDGET))
-    options = ReinforceOptions(frames, rollouts=16, discount=1.0, far=far, entropy=0.0, p_min=0.0, sharpness=1.0)
+    options = ReinforceOptions(frames, rollouts=16, discount=1.0, far=far, entropy=0.0, p_min=1e-6, sharpness=1.0)
     apart = Apart(policy)
     estimator = ReinforceEstimator(engine, policy, source, apart, options)  # type: ignore[arg-type]
     for k in range(windows):
@@ -208,7 +208,7 @@ def test_the_price_makes_a_common_shift_stationary() -> None:
 
 def test_thresholds_follow_the_budget_at_the_knots_beside_it() -> None:
     policy = LearnedPolicy(gates=2, dim=4, budgets=[0.1, 0.2, 0.4])
-    Spending(policy, gain=0.1).steer(torch.tensor([0.2, 0.4]), torch.tensor([1.5, 9.0]))
+    Spending(policy, gain=0.2).steer(torch.tensor([0.2, 0.4]), torch.tensor([1.5, 9.0]))
     assert policy.table.log_threshold_KG[:, 0].tolist() == pytest.approx([0.0, 0.05, 0.1])
     Spending(policy, gain=0.1).steer(torch.tensor([math.sqrt(0.1 * 0.2)]), torch.tensor([0.0]))
     assert policy.table.log_threshold_KG[:, 1].tolist() == pytest.approx([-0.05, 0.0, 0.1], abs=1e-6)
@@ -219,7 +219,13 @@ def test_thresholds_follow_the_budget_at_the_knots_beside_it() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"rollouts": 1}, "rollouts"), ({"far": 1.5}, "far"), ({"discount": -1}, "discount"), ({"p_min": 0.5}, "p_min")],
+    [
+        ({"rollouts": 1}, "rollouts"),
+        ({"far": 1.5}, "far"),
+        ({"discount": -1}, "discount"),
+        ({"p_min": 0.5}, "p_min"),
+        ({"p_min": 0.0}, "p_min"),
+    ],
 )
 def test_wrong_options_are_named(options, match) -> None:
     with pytest.raises(ValueError, match=match):

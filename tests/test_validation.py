@@ -87,6 +87,8 @@ def test_histories_go_on_and_damage_is_named(tmp_path) -> None:
         curves._main([])
     with pytest.raises(UserError, match="has not begun"):
         read_curves(tmp_path)
-    (tmp_path / "history.jsonl").write_text("torn{")
+    with pytest.raises(UserError, match="no runs"):
+        curves._main(["runs.X=[]"])
+    (tmp_path / "history.jsonl").write_text("torn{\n")
     with pytest.raises(UserError, match="is damaged"):
         read_curves(tmp_path)

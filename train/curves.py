@@ -153,7 +153,7 @@ def _cycle(count: int) -> list[Any]:
 def _main(argv: Sequence[str]) -> None:
     config = load_config(CurvesConfig, argv, COMMAND)
     check_plotting()
-    if not config.runs:
+    if not config.runs or not all(config.runs.values()):
         raise UserError("no runs: give runs.LABEL=[FOLDER,FOLDER]")
     curves = {label: [read_curves(Path(folder)) for folder in folders] for label, folders in config.runs.items()}
     print(table(curves))

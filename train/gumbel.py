@@ -101,15 +101,17 @@ class GumbelEstimator:
         self, terms: Sequence[Terms], relative_TB: Tensor, counted_TB: Tensor, budget_TB: Tensor, shift: Tensor
     ) -> dict[str, float]:
         weight_TB = counted_TB.float()
-        count = processes.mean(weight_TB.sum()).clamp(min=1.0)
+        seen = processes.mean(weight_TB.sum())
+        count = seen.clamp(min=1e-6)
 
         def mean(values: Sequence[Tensor]) -> Tensor:
             return (torch.stack(list(values)) * weight_TB).sum() / count
 
         loss = mean([t.total_B for t in terms])
         spent = (relative_TB * weight_TB).sum() / count
-        if loss.requires_grad:
-            self.spending.backward(loss, spent, shift)
+        if seen > 0:
+            # Also where all of this process's streams are at a flush: the others wait for its share.
+            self.spending.backward(loss + 0 * shift, spent + 0 * shift, shift)
             frames_B = weight_TB.sum(0)
             # A stream that begins a clip within the window has two budgets: their geometric mean stands for both.
             budget_B = ((budget_TB.log() * weight_TB).sum(0) / frames_B.clamp(min=1)).exp()

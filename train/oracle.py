@@ -80,19 +80,26 @@ class OracleWarmStart:
             return Selection(mask_BN=masks[-1])
 
         features, _ = eventful.drive(self._model.decisions(frame, state, masked=True), half)
-        if not masks:
+        local, counted = torch.zeros(()), torch.zeros(())
+        if masks:
+            terms = self._loss(features, self._loss.dense(frame), batch.targets)
+            benefit_GBN = -torch.stack(torch.autograd.grad(terms.total_B.sum(), masks))
+            benefit_BN = benefit_GBN.transpose(0, 1).flatten(1).clamp(min=0)
+            score_BN = torch.stack(scores, 1).flatten(1)
+            counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)
+            target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
+            log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
+            local, counted = (-(target_BN * log_p_BN).sum(1) * counted_B).sum(), counted_B.sum()
+        return self._step(local, counted)
+
+    def _step(self, local: Tensor, counted: Tensor) -> float | None:
+        """One optimiser step, in which all processes take part, also those whose streams are all at a flush."""
+        count = float(processes.mean(counted.cpu()))
+        if not count:
             return None
-        terms = self._loss(features, self._loss.dense(frame), batch.targets)
-        benefit_GBN = -torch.stack(torch.autograd.grad(terms.total_B.sum(), masks))
-        benefit_BN = benefit_GBN.transpose(0, 1).flatten(1).clamp(min=0)
-        score_BN = torch.stack(scores, 1).flatten(1)
-        counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)
-        target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
-        log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
-        count = processes.mean(counted_B.sum()).clamp(min=1e-6)
-        loss = (-(target_BN * log_p_BN).sum(1) * counted_B).sum() / count
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if local.requires_grad:
+            (local / count).backward()
         processes.average_gradients([*self._policy.parameters(), self._log_kappa])
         self._optimizer.step()
-        return float(processes.mean(loss))
+        return float(processes.mean(local.cpu() / count))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,8 @@ def load_factory(name: str) -> Factory:
     Raises:
         UserError: If there is no such module or function.
     """
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise UserError(f"policies: {name!r} must be MODULE:FUNCTION, such as my_policies:mine")
     module_name, _, function_name = name.partition(":")
     if "" not in sys.path:
         # A console script's own folder stands in the place of the working directory.
@@ -79,9 +82,8 @@ def fingerprint(name: str) -> str:
     Results on disk are found again by it. Weights are those of modules among the policy's attributes, two deep, which
     covers `SB3Policy`.
     """
-    factory = load_factory(name)
-    found = hashlib.sha256(inspect.getsource(sys.modules[factory.__module__]).encode())
     policy = make(name, 0.5)
+    found = hashlib.sha256(inspect.getsource(sys.modules[name.partition(":")[0]]).encode())
     for module in _modules(policy, depth=2):
         for key, tensor in module.state_dict().items():
             found.update(key.encode())

@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> Path:
         UserError: For settings that do not fit together or the machine.
     """
     check(config)
-    device = device_named(config.device)
+    device = device_named(processes.own_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -94,6 +94,8 @@ class _Run:
         config = self._config
         identity = _identity(config)
         policy = self._initial()
+        # A common shift of all scores, which is for the thresholds to make (`train.spending`).
+        policy.out.bias.requires_grad_(False)
         # The policy's own cost is part of what a budget pays for.
         self._model.policy = policy
         trainer = self._trainer(policy)
@@ -172,7 +174,8 @@ class _Run:
         )
         validation = None
         if self._ranks[0] == 0:
-            validation = Validation(self._engine("val", policy), policy, load_policy(self._out / "heuristic"))
+            with cli.user_input("split val"):
+                validation = Validation(self._engine("val", policy), policy, load_policy(self._out / "heuristic"))
         return Trainer(
             policy,
             self._estimator(policy),
@@ -214,7 +217,7 @@ class _Run:
                 p_min=config.p_min,
                 sharpness=config.sharpness,
             )
-        return ReinforceEstimator(self._engine("train", policy), policy, self._source, spending, options)
+            return ReinforceEstimator(self._engine("train", policy), policy, self._source, spending, options)
 
     def _engine(self, split: str, policy: LearnedPolicy) -> SelectionEngine:
         """The environment of a split. Its rewards are damage alone, in units of the objective: cost has its price."""

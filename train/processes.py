@@ -18,6 +18,19 @@ from torch import Tensor, nn
 from eventful.errors import UserError
 
 
+def own_device(name: str) -> str:
+    """The device of this process, of those that a name such as `cuda` stands for.
+
+    Raises:
+        UserError: If several processes were to share one GPU.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not name.startswith("cuda"):
+        return name
+    if name != "cuda":
+        raise UserError(f"device={name}: with several processes give device=cuda; each takes a GPU of its own")
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     """Joins the other processes, if `torchrun` has started this one; yields (rank, number of processes)."""
@@ -26,7 +39,7 @@ def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
         yield 0, 1
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), world

@@ -63,8 +63,8 @@ class ReinforceOptions:
             raise ValueError(f"rollouts must be at least 2 for a leave-one-out baseline, got {self.rollouts}")
         if not 0 <= self.far <= 1:
             raise ValueError(f"far must be in [0, 1], got {self.far}")
-        if not 0 <= self.discount <= 1 or not 0 <= self.p_min < 0.5:
-            raise ValueError(f"discount must be in [0, 1], p_min in [0, 0.5): {self.discount=} {self.p_min=}")
+        if not 0 <= self.discount <= 1 or not 1e-6 <= self.p_min < 0.5:
+            raise ValueError(f"discount must be in [0, 1], p_min in [1e-6, 0.5): {self.discount=} {self.p_min=}")
 
 
 @dataclass
@@ -88,6 +88,9 @@ class ReinforceEstimator:
         source: Where streams come from.
         spending: Price and thresholds.
         options: See `ReinforceOptions`.
+
+    Raises:
+        ValueError: If no clip is longer than the window.
     """
 
     def __init__(
@@ -100,6 +103,9 @@ class ReinforceEstimator:
     ) -> None:
         self._engine, self._policy, self._source, self._options = engine, policy, source, options
         self.spending = spending
+        self._long = [k for k, clip in enumerate(engine.clips) if len(clip) > options.window]
+        if not self._long:
+            raise ValueError(f"window={options.window} needs clips of {options.window + 1} frames or more")
         self._state: EngineState | None = None
         self._random: list[random.Random] = []
         self._noise: list[torch.Generator] = []
@@ -145,7 +151,7 @@ class ReinforceEstimator:
             engine.start(ends)
 
     def _start(self, chance: random.Random) -> Start:
-        clip = chance.randrange(len(self._engine.clips))
+        clip = self._long[chance.randrange(len(self._long))]
         latest = len(self._engine.clips[clip]) - 1 - self._options.window
         low, high = self._source.budgets
         return Start(clip, low * (high / low) ** chance.random(), chance.randrange(max(latest // 2, 1)))
@@ -165,8 +171,11 @@ class ReinforceEstimator:
             record.decision(observation, mask_RN)
             rollouts.log_p_RN.append(log_probability(probability_RN, mask_RN))
             each = observation.layout.marginal_share(observation.gate)
-            rollouts.expected_RN.append(probability_RN * each / budget_R[:, None])
-            rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, observation.layout.prefix :].mean())
+            prefix = observation.layout.prefix
+            # Prefix tokens are updated whatever their probability.
+            paid_RN = torch.cat([torch.ones_like(probability_RN[:, :prefix]), probability_RN[:, prefix:]], 1)
+            rollouts.expected_RN.append(paid_RN * each / budget_R[:, None])
+            rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, prefix:].mean())
             scores = engine.step(mask_RN)
         rollouts.scores.append([scores[b] for b in range(engine.streams)])
 

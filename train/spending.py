@@ -4,8 +4,8 @@ Minimise E[damage] subject to E[cost / budget] = 1. The mean is over all footage
 budget if quiet ones spend less. Two things keep the constraint. Neither is a penalty on single windows, which would
 charge busy ones, pay quiet ones, and so teach the policy to spend alike in both:
 
-- **Thresholds are steered**: after each window the table's thresholds move by gain * (realised / asked - 1), at the
-  knots beside each stream's budget. It is the shift of all scores that calibration makes at the end.
+- **Thresholds are steered**: after each window the table's thresholds move by gain * (realised / asked - 1), the mean
+  over streams, each at the knots beside its budget. It is the shift of all scores that calibration makes at the end.
 - **The price is the Lagrange multiplier**: with damage + price * cost, a common shift s of all logits is stationary if
 
       price = - (d damage / d s) / (d cost / d s),
@@ -31,7 +31,7 @@ class Spending:
 
     Args:
         policy: In training.
-        gain: Of the thresholds, in log threshold per relative excess of one stream's window.
+        gain: Of the thresholds, in log threshold per relative excess, of all streams' windows together.
         momentum: Of the running means behind the price.
 
     Attributes:
@@ -41,7 +41,7 @@ class Spending:
         ValueError: If a value is out of range.
     """
 
-    def __init__(self, policy: LearnedPolicy, gain: float = 0.1, momentum: float = 0.9) -> None:
+    def __init__(self, policy: LearnedPolicy, gain: float = 0.4, momentum: float = 0.9) -> None:
         if gain < 0 or not 0 <= momentum < 1:
             raise ValueError(f"the gain must be at least 0, the momentum in [0, 1), got {gain} and {momentum}")
         self._policy, self._gain, self._momentum = policy, gain, momentum
@@ -80,7 +80,7 @@ class Spending:
         """
         both_B2 = processes.gather(torch.stack([budget_B, relative_B], 1).float().cpu())
         excess_B = (both_B2[:, 1] - 1).clamp(-1, 1)
-        self._policy.table.nudge(both_B2[:, 0], self._gain * excess_B)
+        self._policy.table.nudge(both_B2[:, 0], self._gain * excess_B / len(excess_B))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For checkpoints."""

@@ -78,7 +78,7 @@ class TrainConfig(TaskConfig):
     projections: int = 8
     policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    budget_gain: float = 0.1
+    budget_gain: float = 0.4
     price_momentum: float = 0.9
     temperature: float = 2 / 3
     sharpness: float = 4.0

@@ -107,7 +107,7 @@ class Trainer:
         if not self.checkpoint.exists():
             return False
         try:
-            saved = torch.load(self.checkpoint, weights_only=True)
+            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             differing = sorted(k for k in run.keys() | saved["run"].keys() if run.get(k) != saved["run"].get(k))
         except Exception as error:
             raise UserError(
@@ -153,7 +153,7 @@ class Trainer:
         history = History(self._folder, self.step) if main else None
         bar = tqdm(total=self._schedule.steps, initial=self.step, unit="window", disable=not main, dynamic_ncols=True)
         try:
-            if not self.step:
+            if history is not None and not history.has(self.step):
                 self._look(board, history)
             while self.step < self._schedule.steps:
                 started = time.perf_counter()

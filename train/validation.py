@@ -58,6 +58,9 @@ class Validation:
         budgets: K budgets at which to look.
         streams: B clips at most.
         frames: T frames of each at most, the flush included.
+
+    Raises:
+        ValueError: If no clip has two frames.
     """
 
     def __init__(
@@ -70,7 +73,10 @@ class Validation:
         frames: int = 32,
     ) -> None:
         self._engine, self._budgets, self._learned = engine, budgets, learned
-        self._clips = range(0, len(engine.clips), max(len(engine.clips) // streams, 1))[:streams]
+        moving = [k for k, clip in enumerate(engine.clips) if len(clip) >= 2]
+        if not moving:
+            raise ValueError("validation needs clips of at least two frames")
+        self._clips = moving[:: max(len(moving) // streams, 1)][:streams]
         self._frames = min(frames, *(len(engine.clips[clip]) for clip in self._clips))
         self._heuristic = self._points(heuristic.to(next(learned.parameters()).device))
 
