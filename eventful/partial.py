@@ -8,8 +8,11 @@ Shape suffixes: B streams, R rows (queries), K keys, H heads, d channels of a he
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
 
 _aten = torch.ops.aten
 
@@ -70,3 +73,13 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale:
     lse = logits.logsumexp(-1)
     out = torch.exp(logits - lse[..., None]) @ v.to(wide)
     return out.to(q.dtype), lse
+
+
+def _count_flops(q_shape: Any, k_shape: Any, v_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Two operations per multiply-accumulate, for torch's own counters."""
+    return sdpa_flop_count(q_shape, k_shape, v_shape)
+
+
+# Some versions of torch count the fused attention of GPUs alone.
+if _aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
+    register_flop_formula(_aten._scaled_dot_product_flash_attention_for_cpu)(_count_flops)
