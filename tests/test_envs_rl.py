@@ -100,7 +100,6 @@ def test_a_model_is_evaluated_next_to_other_policies(monkeypatch, tmp_path):
     assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
 def test_ppo_learns_without_an_adapter():
     env = gymnasium.make("eventful/FrameSelection-v0", task=TinyTask(), budget=0.2)
     model = ppo(env, n_steps=200, batch_size=50, learning_rate=1e-3)
