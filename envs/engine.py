@@ -1,6 +1,6 @@
 """The one core of all selection environments: B streams of clips, stepped decision by decision.
 
-Streams that stand at the same gate share one forward pass (a `Group`). Streams fall out of step when their clips end
+Streams that stand at the same gate share one forward pass (a `Lockstep`). Streams fall out of step when their clips end
 at different frames, and join again as soon as they begin a frame together; with one decision per frame, always.
 
 Shape suffixes: B streams, N tokens, F features, C channels, H height, W width, G gates.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 import eventful
 from envs.episodes import Episodes, Start
-from envs.group import Group, Slot
+from envs.lockstep import Lockstep, Slot
 from envs.observation import feature_names, gate_features
 from envs.rewards import Reward
 from envs.scoring import FrameScore, FrameScorer
@@ -92,7 +92,7 @@ class SelectionEngine:
         self.layout = self.model.layout(self._inputs([Slot(0, 0, 1.0)]))
         self.features = feature_names(granularity)
         self.slots: dict[int, Slot] = {}
-        self._groups: list[Group] = []
+        self._groups: list[Lockstep] = []
         self._shown: dict[int, tuple[Slot, Tensor]] = {}
 
     @property
@@ -151,7 +151,7 @@ class SelectionEngine:
         if over:
             raise StreamError(f"the clip of stream {over[0]} has been played to its end: reset() first")
         self._leave(starts)
-        ready: list[Group] = []
+        ready: list[Lockstep] = []
         scores: dict[int, FrameScore] = {}
         for group in self._groups:
             if group.decide(mask_BN[group.streams]):
@@ -178,7 +178,7 @@ class SelectionEngine:
         return self._groups[0].observe(copy)
 
     @property
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[Lockstep]:
         """Streams that are in step, each group at a gate of its own."""
         return tuple(self._groups)
 
@@ -230,29 +230,29 @@ class SelectionEngine:
         self.slots = {b: dataclasses.replace(slot) for b, slot in enumerate(state.slots)}
         self._shown = {b: shown for b, shown in self._shown.items() if b in self.slots}
         self._groups = []
-        self._begin([Group(self.model, list(self.slots), state.state.clone())])
+        self._begin([Lockstep(self.model, list(self.slots), state.state.clone())])
 
     def _leave(self, streams: Mapping[int, Start]) -> None:
         """Takes streams out of their groups."""
         kept = [group.without(set(streams), self._inputs_of) for group in self._groups]
         self._groups = [group for group in kept if group is not None]
 
-    def _flush(self, starts: Mapping[int, Start]) -> Group:
+    def _flush(self, starts: Mapping[int, Start]) -> Lockstep:
         streams = sorted(starts)
         self.slots |= {b: Slot(starts[b].clip, starts[b].frame, starts[b].budget) for b in streams}
         self.slots = dict(sorted(self.slots.items()))
-        group = Group.flushed(self.model, streams, self._inputs_of)
+        group = Lockstep.flushed(self.model, streams, self._inputs_of)
         self._advance(group, torch.ones(len(streams), self.layout.tokens))
         return group
 
-    def _begin(self, ready: Sequence[Group]) -> None:
+    def _begin(self, ready: Sequence[Lockstep]) -> None:
         """Joins the groups that stand between two frames, and shows them their next frames."""
         if ready:
-            joined = Group.joined(ready)
+            joined = Lockstep.joined(ready)
             joined.begin(self._inputs_of)
             self._groups = [g for g in self._groups if g not in ready] + [joined]
 
-    def _complete(self, group: Group) -> dict[int, FrameScore]:
+    def _complete(self, group: Lockstep) -> dict[int, FrameScore]:
         slots = [self.slots[b] for b in group.streams]
         rates_BGN = group.rates()
         scores = self._scorer(
@@ -267,7 +267,7 @@ class SelectionEngine:
         self._advance(group, rates_BGN.mean(1))
         return dict(zip(group.streams, scores, strict=True))
 
-    def _advance(self, group: Group, shown_BN: Tensor) -> None:
+    def _advance(self, group: Lockstep, shown_BN: Tensor) -> None:
         """Moves on to the next frames. After a clip's last frame it stands still: the streams must show something."""
         for b, shown_N in zip(group.streams, shown_BN, strict=True):
             slot = self.slots[b]

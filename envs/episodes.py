@@ -49,7 +49,7 @@ class Episodes:
         self.clips = clips
         self.budgets = _budget_range(budget)
 
-    def draw(self, random: np.random.Generator, options: Mapping[str, Any] | None = None) -> Start:
+    def sample(self, random: np.random.Generator, options: Mapping[str, Any] | None = None) -> Start:
         """Draws an episode.
 
         Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eventful.errors import UserError
-from eventful.video import images_in, read_frames
+from eventful.video.reader import images_in, read_frames
 
 Resize = Callable[[Tensor], Tensor]
 

@@ -19,6 +19,6 @@ def register() -> None:
         kind = name.split("/")[1].split("-")[0]
         gymnasium.register(
             name,
-            entry_point=f"envs.selection:{kind}Env",
-            vector_entry_point=f"envs.vector:{kind}VectorEnv",
+            entry_point=f"envs.gymnasium_env:{kind}Env",
+            vector_entry_point=f"envs.gymnasium_vector_env:{kind}VectorEnv",
         )

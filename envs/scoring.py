@@ -20,7 +20,7 @@ from torch import Tensor
 from envs.rewards import Damage, Reward
 from envs.task import Target, VideoTask, token_distance
 from eventful.fidelity import distances
-from eventful.ledger import FrameMacs
+from eventful.macs.ledger import FrameMacs
 from eventful.model import EventfulModel
 
 FrameKey = tuple[int, int]

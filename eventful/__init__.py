@@ -6,7 +6,7 @@
 """
 
 from eventful.errors import EventfulError, StreamError, UnsupportedModel
-from eventful.ledger import FrameMacs
+from eventful.macs.ledger import FrameMacs
 from eventful.model import EventfulModel, drive, wrap
 from eventful.state import StreamState
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eventful.attention import QKV
-from eventful.layer import AttentionLayer
+from eventful.attention.full import QKV
+from eventful.attention.protocol import AttentionLayer
 from eventful.rows import Rows
 
 TokenWise = Callable[[Tensor], Tensor]

@@ -29,14 +29,14 @@ from tqdm import tqdm
 import policies
 from eventful import cli
 from eventful.errors import UserError
-from eventful.infer_arguments import Schedule, parser
+from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import EventfulModel, wrap
-from eventful.overlay import draw
-from eventful.streaming import FrameResult, VideoRunner
-from eventful.summary import Summary
 from eventful.tasks import Task, load_task
-from eventful.video import FrameReader, read_frames
-from eventful.video_writer import VideoWriter
+from eventful.video.overlay import annotate
+from eventful.video.reader import FrameReader, read_frames
+from eventful.video.run_summary import Summary
+from eventful.video.runner import FrameResult, VideoRunner
+from eventful.video.writer import VideoWriter
 from policies.protocol import Policy
 
 COMMAND = "eventful-infer"
@@ -47,7 +47,7 @@ def run(
     policy: str | Path | Policy,
     task: str | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
-    budget: float | Schedule | None = None,
+    budget: float | BudgetSchedule | None = None,
     options: Mapping[str, Any] | None = None,
     device: str | None = None,
     dtype: str = "float32",
@@ -104,7 +104,7 @@ def prepare(
 
 
 def run_frames(
-    frames: FrameReader, runner: VideoRunner, schedule: Schedule | None = None, max_frames: int | None = None
+    frames: FrameReader, runner: VideoRunner, schedule: BudgetSchedule | None = None, max_frames: int | None = None
 ) -> Iterator[FrameResult]:
     """Runs frames one by one, and sets the policy's budget where the schedule changes it."""
     changes = dict(_checked(schedule, runner.model.policy)) if schedule else {}
@@ -114,7 +114,7 @@ def run_frames(
         yield runner.step(frame)
 
 
-def _checked(schedule: Schedule, policy: Policy) -> Schedule:
+def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:
     if policy.budget is None:
         raise UserError(f"policy {policy.name} has no budget to set")
     for frame, budget in schedule:
@@ -212,12 +212,12 @@ def record(result: FrameResult, fps: float) -> dict[str, Any]:
 def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:
     """A frame with its predictions, and with the token mask and a header if `overlay`; uint8 RGB."""
     if not overlay:
-        return draw(result.frame, result.predictions, class_names=names)
+        return annotate(result.frame, result.predictions, class_names=names)
     asked = "" if result.budget is None else f" | budget {result.budget:.1%}"
     what = "flush" if result.flush else f"{result.updated:.1%} of tokens updated"
     header = f"frame {result.index} | MACs {result.macs_ratio:.1%} of dense{asked} | {what}"
     # On a flush everything is new; a tint all over would only hide the picture.
-    return draw(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
+    return annotate(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
 
 
 def _open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:

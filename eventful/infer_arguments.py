@@ -10,7 +10,7 @@ import policies
 from eventful.errors import UserError
 from policies.protocol import Granularity, Policy
 
-Schedule = list[tuple[int, float]]
+BudgetSchedule = list[tuple[int, float]]
 """(first frame, budget from there on), ascending."""
 
 HEURISTICS: Mapping[str, tuple[Callable[..., Policy], Callable[[str], float] | None]] = {
@@ -96,7 +96,7 @@ def heuristic(text: str) -> Policy:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
-def schedule(text: str) -> Schedule:
+def schedule(text: str) -> BudgetSchedule:
     """`0:0.3,100:0.1` to [(0, 0.3), (100, 0.1)].
 
     Raises:

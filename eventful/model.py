@@ -13,14 +13,23 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from eventful.backbone import Backbone
-from eventful.continuity import check_frame, fitting, untouched, usable
 from eventful.errors import StreamError
 from eventful.families import adapt
-from eventful.ledger import FrameMacs
-from eventful.pipeline import FrameRun, through_frame, through_gates
-from eventful.plan import AttentionMode, FramePlan, GatePosition, Granularity, Options, Reference, Resize, make_plan
+from eventful.families.backbone import Backbone
+from eventful.frame_plan import (
+    AttentionMode,
+    FramePlan,
+    GatePosition,
+    Granularity,
+    Options,
+    Reference,
+    Resize,
+    make_plan,
+)
+from eventful.gates import FrameRun, through_frame, through_gates
+from eventful.macs.ledger import FrameMacs
 from eventful.state import BlockState, StreamState
+from eventful.stream_checks import check_frame, editable, matching_state, memory_without_flushed
 from policies.protocol import GateObservation, Layout, Policy, Selection
 
 Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
@@ -218,10 +227,10 @@ class EventfulModel(nn.Module):
         check_frame(frame)
         size = (frame.shape[-2], frame.shape[-1])
         if state is not None:
-            state = fitting(frame, state, self.options.on_resize)
+            state = matching_state(frame, state, self.options.on_resize)
         plan = self._plan(frame)
         flush = state is None or bool(state.flush_B.all())
-        state = self._fresh(plan, frame, state) if flush or state is None else usable(state)
+        state = self._fresh(plan, frame, state) if flush or state is None else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked)
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
@@ -236,7 +245,7 @@ class EventfulModel(nn.Module):
             # The buffer is edited in place by the next frame; what the caller holds must not change.
             features_BND = state.features_BND.clone()  # type: ignore[union-attr]
         if run.flush_B is not None:
-            state.memory = untouched(state.memory, memory, run.flush_B)
+            state.memory = memory_without_flushed(state.memory, memory, run.flush_B)
         state.frame += 1
         state.flush_B = torch.zeros_like(state.flush_B)
         state.macs = run.ledger.report()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eventful.ledger import FrameMacs
+from eventful.macs.ledger import FrameMacs
 
 
 @dataclass

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
-from eventful.vitdet import vitdet
+from eventful.families.vitdet import vitdet
 
 vit = partial(VisionTransformer, img_size=(40, 48), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5)
 eva = partial(Eva, img_size=(40, 48), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5)

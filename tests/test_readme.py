@@ -11,7 +11,7 @@ import torch
 
 import policies
 from eventful.infer_arguments import parser as infer_parser
-from eventful.video_writer import VideoWriter
+from eventful.video.writer import VideoWriter
 
 torch.set_num_threads(1)
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from eventful import cli
 from eventful.errors import UserError
-from train.benchmark_accounting import check_accounting
-from train.benchmark_memory import available_bytes, peak_bytes, state_bytes
-from train.benchmark_report import Report, Row, checks_failed
-from train.benchmark_run import MODES, Setting, from_video, synthetic, time_case
+from train.bench.memory import available_bytes, peak_bytes, state_bytes
+from train.bench.op_profile import profile_frames
+from train.bench.paper_column import check_accounting
+from train.bench.report import Report, Row, checks_failed
+from train.bench.run import MODES, Setting, from_video, synthetic, time_case
 from train.config import device_named, load_config
-from train.op_profile import profile_frames
 
 COMMAND = "eventful-benchmark"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

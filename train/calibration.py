@@ -21,7 +21,7 @@ from envs.task import Clip, VideoTask
 from policies import CalibratedThreshold, GateObservation, LearnedPolicy, Policy, Selection, ThresholdTable
 from policies.features import log_error
 
-Frames = Sequence[Tensor]
+CalibrationFrames = Sequence[Tensor]
 """Model inputs: one tensor (B, 3, H, W) for each of T frames, the same B streams throughout."""
 
 STEPS = 6
@@ -46,7 +46,7 @@ class Calibration:
     log_error_std_G: Tensor
 
 
-def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, frames: int) -> Frames:
+def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, frames: int) -> CalibrationFrames:
     """The first frames of some clips, evenly picked, as model inputs.
 
     Args:
@@ -68,7 +68,7 @@ def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, fra
     return [task.preprocess(torch.stack([clip.frames_THWC[t] for clip in picked]).to(device)) for t in range(length)]
 
 
-def calibrate(model: eventful.EventfulModel, frames: Frames, budgets: Sequence[float]) -> Calibration:
+def calibrate(model: eventful.EventfulModel, frames: CalibrationFrames, budgets: Sequence[float]) -> Calibration:
     """Finds per-gate thresholds for each budget; the model's policy and state are left as they were.
 
     Args:
@@ -90,7 +90,10 @@ def calibrate(model: eventful.EventfulModel, frames: Frames, budgets: Sequence[f
 
 
 def fit_table(
-    model: eventful.EventfulModel, frames: Frames, policy: CalibratedThreshold | LearnedPolicy, table: ThresholdTable
+    model: eventful.EventfulModel,
+    frames: CalibrationFrames,
+    policy: CalibratedThreshold | LearnedPolicy,
+    table: ThresholdTable,
 ) -> None:
     """Shifts the thresholds of each budget, in place, until the policy spends that budget on the frames."""
     kept = policy.budget
@@ -118,7 +121,7 @@ def install(policy: LearnedPolicy, calibration: Calibration) -> None:
 
 @torch.inference_mode()
 def realised_share(
-    model: eventful.EventfulModel, frames: Frames, select: Callable[[GateObservation], Selection]
+    model: eventful.EventfulModel, frames: CalibrationFrames, select: Callable[[GateObservation], Selection]
 ) -> float:
     """Mean share of the dense MACs over all streams and frames after the flush."""
     _, state = eventful.drive(model.decisions(frames[0], None), select)

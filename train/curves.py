@@ -3,7 +3,7 @@
     python -m train.curves out=runs/curves.png 'runs.REINFORCE=[runs/reinforce-0,runs/reinforce-1]' \
         'runs.Gumbel=[runs/gumbel-0,runs/gumbel-1]'
 
-Reads the runs' `history.jsonl` (`train.history`), draws a panel for each budget, and prints a table: what the
+Reads the runs' `history.jsonl` (`train.loop.history`), draws a panel for each budget, and prints a table: what the
 calibrated threshold earns, what each run ends with, and when it has overtaken the threshold for good.
 """
 
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from eventful import cli
 from eventful.errors import UserError
-from train import history
 from train.config import load_config
-from train.plots import canvas, check_plotting
+from train.evaluation.plots import canvas, check_plotting
+from train.loop import history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

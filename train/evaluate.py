@@ -22,16 +22,16 @@ from eventful import EventfulModel, cli
 from eventful.errors import UserError
 from policies import All, LearnedPolicy, PolicyMismatch
 from policies.protocol import Granularity
-from train import plots, tables
-from train.calibration import Frames, calibration_frames
-from train.comparison import Comparison
+from train.calibration import CalibrationFrames, calibration_frames
 from train.config import device_named, load_config, make_task, task_options
-from train.contenders import Contender, Setter, digest, drop_twins, parse_contenders
 from train.evaluate_config import DTYPES, EvaluateConfig, check, checkpoint_paths, completed, load_policies
-from train.evaluation import Footage, evaluate_policy
-from train.frontier import draw
-from train.latency import measure_latency
-from train.records import Key, ResultsFile
+from train.evaluation import plots, tables
+from train.evaluation.comparison import Comparison
+from train.evaluation.contenders import Contender, PolicyMaker, digest, drop_twins, parse_contenders
+from train.evaluation.frontier import resample_clips
+from train.evaluation.latency import measure_latency
+from train.evaluation.results_file import Key, ResultsFile
+from train.evaluation.rollout import Footage, evaluate_policy
 
 COMMAND = "eventful-evaluate"
 
@@ -67,16 +67,16 @@ class _Evaluation:
         self._task = make_task(config)
         self._task.model.to(self._device, DTYPES[config.dtype])
         self._footage = self._held_out()
-        self._draws = draw(len(self._footage.clips), config.bootstrap, config.bootstrap_seed)
+        self._draws = resample_clips(len(self._footage.clips), config.bootstrap, config.bootstrap_seed)
         self._models = {c.granularity: self._wrap(c.granularity) for c in self._contenders}
-        self._setter = Setter(self._models, self._calibration_frames, config.budgets, policies)
+        self._maker = PolicyMaker(self._models, self._calibration_frames, config.budgets, policies)
         self._results = ResultsFile(self._out / "results.jsonl", self._setting())
 
     def run(self) -> Comparison:
         """Runs what is missing, then writes what was found."""
         for note in [*self._notes, *self._results.notes]:
             print(note, flush=True)
-        keys = {k: c for c in self._contenders for k in self._setter.keys(c, self._config.seeds)}
+        keys = {k: c for c in self._contenders for k in self._maker.keys(c, self._config.seeds)}
         self._run_missing(keys)
         if self._config.latency:
             self._time_missing(keys)
@@ -97,7 +97,7 @@ class _Evaluation:
         for key in bar:
             contender = keys[key]
             bar.set_description(contender.label + ("" if key.budget is None else f" at {key.budget:g}"))
-            policy, detail = self._setter.policy(contender, key)
+            policy, detail = self._maker.policy(contender, key)
             model = self._models[contender.granularity]
             try:
                 record = evaluate_policy(model, policy, self._footage, key, self._draws, detail)
@@ -112,7 +112,7 @@ class _Evaluation:
         missing = [key for key in reversed(list(first)) if key not in self._results.latencies]
         for key in tqdm(missing, desc="latency", unit="policy", disable=not missing, dynamic_ncols=True):
             contender = timed[key]
-            policy, _ = self._setter.policy(contender, key)
+            policy, _ = self._maker.policy(contender, key)
             model, clips = self._models[contender.granularity], self._footage.clips
             frames = self._config.latency_frames
             self._results.add(measure_latency(self._task, model, policy, clips, frames, key))
@@ -148,7 +148,7 @@ class _Evaluation:
             clips = _thinned(self._task.clips(config.split), config.max_clips, config.max_frames)
             return Footage(self._task, clips, config.streams, self._device, DTYPES[config.dtype], config.cache_mb << 20)
 
-    def _calibration_frames(self) -> Frames:
+    def _calibration_frames(self) -> CalibrationFrames:
         config = self._config
         with cli.user_input(f"calibration_split={config.calibration_split}"):
             clips = self._task.clips(config.calibration_split)

@@ -14,7 +14,7 @@ from eventful.errors import UserError
 from policies import LearnedPolicy
 from policies import load as load_policy
 from train.config import TaskConfig, device_named
-from train.contenders import LABELS, digest
+from train.evaluation.contenders import LABELS, digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,7 +39,7 @@ class EvaluateConfig(TaskConfig):
         attention: Attention update with granularity `gate`; as the checkpoint was trained if null.
         calibration_split: Clips on which the heuristics are set to their budgets.
         calibration_streams: How many of them.
-        calibration_frames: Frames of each.
+        calibration_frames: CalibrationFrames of each.
         streams: Clips side by side in one batch.
         device: `cpu`, `cuda`, ...
         dtype: `float32`, `bfloat16` or `float16`.
@@ -49,7 +49,7 @@ class EvaluateConfig(TaskConfig):
         bootstrap_seed: Of these.
         tolerance: How much worse than the dense model is as good: relative for a metric, absolute for a distance.
         latency: Time the learned policy and top-r against the dense model.
-        latency_frames: Frames to time.
+        latency_frames: CalibrationFrames to time.
         plots: Draw pictures (needs matplotlib).
     """
 

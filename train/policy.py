@@ -26,19 +26,19 @@ from eventful import cli
 from eventful.errors import UserError
 from policies import All, LearnedPolicy
 from policies import load as load_policy
-from train import processes
-from train.calibration import Frames, calibrate, calibration_frames, fit_table, install
+from train import distributed
+from train.calibration import CalibrationFrames, calibrate, calibration_frames, fit_table, install
 from train.config import device_named, load_config, make_task, task_options
-from train.estimator import Estimator
-from train.gumbel import GumbelEstimator
-from train.objective import FrameLoss, Objective
-from train.oracle import OracleWarmStart
-from train.reinforce import ReinforceEstimator, ReinforceOptions
-from train.spending import Spending
-from train.streams import StreamSource
+from train.estimators.budget_control import BudgetControl
+from train.estimators.gumbel import GumbelEstimator
+from train.estimators.objective import FrameLoss, Objective
+from train.estimators.oracle import OracleWarmStart
+from train.estimators.protocol import Estimator
+from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
+from train.estimators.streams import StreamSource
+from train.loop.trainer import Trainer, TrainingSchedule
+from train.loop.validation import Validation
 from train.train_config import TrainConfig, check
-from train.trainer import Schedule, Trainer
-from train.validation import Validation
 
 
 def train(config: TrainConfig) -> Path:
@@ -48,13 +48,13 @@ def train(config: TrainConfig) -> Path:
         UserError: For settings that do not fit together or the machine.
     """
     check(config)
-    device = device_named(processes.own_device(config.device))
+    device = device_named(distributed.own_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     random.seed(config.seed)
-    with processes.process_group(device) as ranks:
-        with processes.first_one_first():
+    with distributed.process_group(device) as ranks:
+        with distributed.first_one_first():
             # Whoever comes first records or decodes the clips; the others find them.
             task = make_task(config)
             task.clips("train")
@@ -80,11 +80,11 @@ class _Run:
         }
         self._out = Path(config.out)
         self._clips = task.clips("train")
-        self._frames: Frames = calibration_frames(
+        self._frames: CalibrationFrames = calibration_frames(
             task, self._clips, max(config.calibration_streams // 2, 1), max(config.calibration_frames // 3, 2)
         )
         budgets = (config.budget_min, config.budget_max)
-        self._source = StreamSource(self._clips, processes.share_out(config.streams, *ranks), budgets)
+        self._source = StreamSource(self._clips, distributed.share_out(config.streams, *ranks), budgets)
         weights = Objective(**dataclasses.asdict(config.objective))
         with cli.user_input("objective"):
             self._loss = FrameLoss(task, model, weights)
@@ -94,7 +94,7 @@ class _Run:
         config = self._config
         identity = _identity(config)
         policy = self._initial()
-        # A common shift of all scores, which is for the thresholds to make (`train.spending`).
+        # A common shift of all scores, which is for the thresholds to make (`train.estimators.budget_control`).
         policy.out.bias.requires_grad_(False)
         # The policy's own cost is part of what a budget pays for.
         self._model.policy = policy
@@ -105,7 +105,7 @@ class _Run:
         else:
             started = time.perf_counter()
             self._warm_up(policy)
-            processes.copy_from_the_first(policy)
+            distributed.copy_from_the_first(policy)
             trainer.seconds = time.perf_counter() - started
         trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < trainer.seconds)
         if trainer.frames_per_second:
@@ -164,7 +164,7 @@ class _Run:
 
     def _trainer(self, policy: LearnedPolicy) -> Trainer:
         config = self._config
-        schedule = Schedule(
+        schedule = TrainingSchedule(
             steps=config.steps,
             frames=config.window * config.streams,
             segment=config.segment,
@@ -189,23 +189,23 @@ class _Run:
     def _estimator(self, policy: LearnedPolicy) -> Estimator:
         config = self._config
         with cli.user_input("config"):
-            spending = Spending(policy, config.budget_gain, config.price_momentum)
+            budget_control = BudgetControl(policy, config.budget_gain, config.price_momentum)
         if config.estimator == "reinforce":
-            return self._reinforce(policy, spending)
+            return self._reinforce(policy, budget_control)
         return GumbelEstimator(
             self._task,
             self._model,
             policy,
             self._loss,
             self._source,
-            spending,
+            budget_control,
             window=config.window,
             temperature=config.temperature,
             sharpness=config.sharpness,
             noise=config.noise,
         )
 
-    def _reinforce(self, policy: LearnedPolicy, spending: Spending) -> ReinforceEstimator:
+    def _reinforce(self, policy: LearnedPolicy, budget_control: BudgetControl) -> ReinforceEstimator:
         config = self._config
         with cli.user_input("estimator=reinforce"):
             options = ReinforceOptions(
@@ -217,7 +217,7 @@ class _Run:
                 p_min=config.p_min,
                 sharpness=config.sharpness,
             )
-            return ReinforceEstimator(self._engine("train", policy), policy, self._source, spending, options)
+            return ReinforceEstimator(self._engine("train", policy), policy, self._source, budget_control, options)
 
     def _engine(self, split: str, policy: LearnedPolicy) -> SelectionEngine:
         """The environment of a split. Its rewards are damage alone, in units of the objective: cost has its price."""

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from envs.observation import gate_features, observation_macs, selection
-from eventful.ledger import linear_macs
+from eventful.macs.ledger import linear_macs
 from policies.learned import PolicyMismatch
 from policies.protocol import Budget, GateObservation, Layout, Policy, Selection, budget_per_stream
 

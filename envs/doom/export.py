@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from envs.doom.clips import load_split
 from eventful import cli
 from eventful.errors import UserError
-from eventful.video_writer import VideoWriter
+from eventful.video.writer import VideoWriter
 
 
 def main(argv: Sequence[str] | None = None) -> None:

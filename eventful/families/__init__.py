@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from eventful.backbone import Backbone
 from eventful.errors import UnsupportedModel
+from eventful.families.backbone import Backbone
 from eventful.families.eva import EvaBackbone
 from eventful.families.sam import SAMBackbone
 from eventful.families.vit import ViTBackbone

@@ -16,13 +16,13 @@ from timm.layers import AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
-from eventful.attention import QKV, GlobalAttention
-from eventful.backbone import Backbone
+from eventful.attention.full import QKV, FullAttention
+from eventful.attention.positions import RopeTable
 from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
-from eventful.families.check import check_forward, check_patch_drop, check_ungated, patch_grid
-from eventful.ledger import linear_macs
-from eventful.positions import RopeTable
+from eventful.families.backbone import Backbone
+from eventful.families.checks import check_forward, check_patch_drop, check_ungated, patch_grid
+from eventful.macs.ledger import linear_macs
 
 
 class EvaBackbone(Backbone):
@@ -112,7 +112,7 @@ def _adapt(block: EvaBlock | EvaBlockPostNorm, rope: RopeTable | None) -> Block:
         norm1=norm1,
         project=project,
         turn=None if rope is None else rope.turn,
-        attention=GlobalAttention(attn.num_heads, attn.head_dim, attn.scale),
+        attention=FullAttention(attn.num_heads, attn.head_dim, attn.scale),
         proj=proj,
         norm2=norm2,
         mlp=mlp,

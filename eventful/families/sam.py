@@ -16,20 +16,20 @@ from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM
 from timm.models.vision_transformer_sam import Block as TimmBlock
 from torch import Tensor, nn
 
-from eventful.attention import QKV, GlobalAttention
-from eventful.backbone import Backbone
+from eventful.attention.cells import Cells
+from eventful.attention.full import QKV, FullAttention
+from eventful.attention.grid import GridAttention
+from eventful.attention.pooling import KeyPooling
+from eventful.attention.positions import RelativePositions, RopeTable
+from eventful.attention.protocol import AttentionLayer
+from eventful.attention.windowed import WindowedAttention
 from eventful.block import Block
 from eventful.errors import UnsupportedModel
-from eventful.families.check import check_forward, check_patch_drop, patch_grid
-from eventful.grid_attention import GridAttention
-from eventful.layer import AttentionLayer
-from eventful.ledger import linear_macs
-from eventful.partition import Partition
-from eventful.pooling import KeyPooling
-from eventful.positions import RelativePositions, RopeTable
+from eventful.families.backbone import Backbone
+from eventful.families.checks import check_forward, check_patch_drop, patch_grid
+from eventful.families.vitdet import PooledAttention
+from eventful.macs.ledger import linear_macs
 from eventful.rows import AllRows
-from eventful.vitdet import PooledAttention
-from eventful.windows import WindowedAttention
 
 Grid = tuple[int, int]
 
@@ -59,7 +59,7 @@ class SAMBackbone(Backbone):
 
     def blocks(self, grid: Grid) -> Sequence[Block]:
         """See `Backbone.blocks`."""
-        cut = {side: Partition(grid, side) for side in {block.window_size for block in self._blocks} - {0}}
+        cut = {side: Cells(grid, side) for side in {block.window_size for block in self._blocks} - {0}}
         return [_adapt(block, grid, cut.get(block.window_size)) for block in self._blocks]
 
     def embed(self, frame: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _checked(block: nn.Module, where: str) -> TimmBlock:
     return block
 
 
-def _adapt(block: TimmBlock, grid: Grid, windows: Partition | None) -> Block:
+def _adapt(block: TimmBlock, grid: Grid, windows: Cells | None) -> Block:
     """A block of SAM's ViT, taken apart, for one grid of tokens."""
     attn = block.attn
     rope = None
@@ -123,7 +123,7 @@ def _adapt(block: TimmBlock, grid: Grid, windows: Partition | None) -> Block:
     )
 
 
-def _attention(attn: Attention, grid: Grid, windows: Partition | None) -> AttentionLayer:
+def _attention(attn: Attention, grid: Grid, windows: Cells | None) -> AttentionLayer:
     size = (attn.num_heads, attn.head_dim, attn.scale)
     pooling = KeyPooling(grid, attn.kv_pool) if isinstance(attn, PooledAttention) else None
     positions = None
@@ -134,7 +134,7 @@ def _attention(attn: Attention, grid: Grid, windows: Partition | None) -> Attent
     if windows is not None:
         return WindowedAttention(*size, windows, _padding(attn, windows), positions)
     if positions is None and pooling is None:
-        return GlobalAttention(*size)
+        return FullAttention(*size)
     return GridAttention(*size, grid[0] * grid[1], positions, pooling)
 
 
@@ -143,7 +143,7 @@ def _project(attn: Attention, tokens: Tensor) -> QKV:
     return attn.q_norm(q), attn.k_norm(k), v
 
 
-def _padding(attn: Attention, windows: Partition) -> Callable[[], QKV]:
+def _padding(attn: Attention, windows: Cells) -> Callable[[], QKV]:
     """What the projection makes of tokens that are zero, at every place of a window."""
 
     def padding() -> QKV:

@@ -13,12 +13,12 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from eventful.attention import QKV, GlobalAttention
-from eventful.backbone import Backbone
+from eventful.attention.full import QKV, FullAttention
 from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
-from eventful.families.check import check_forward, check_patch_drop, check_ungated, patch_grid
-from eventful.ledger import linear_macs
+from eventful.families.backbone import Backbone
+from eventful.families.checks import check_forward, check_patch_drop, check_ungated, patch_grid
+from eventful.macs.ledger import linear_macs
 
 
 class ViTBackbone(Backbone):
@@ -94,7 +94,7 @@ def adapt_block(block: nn.Module, where: str) -> Block:
         norm1=norm1,
         project=project,
         turn=None,
-        attention=GlobalAttention(attn.num_heads, attn.head_dim, attn.scale),
+        attention=FullAttention(attn.num_heads, attn.head_dim, attn.scale),
         proj=proj,
         norm2=norm2,
         mlp=mlp,

@@ -1,0 +1,168 @@
+"""How a model runs (`Options`), and what is fixed once the frame size is known (`FramePlan`).
+
+Shape suffixes: B streams, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eventful.attention.paper import expect_paper
+from eventful.attention.protocol import GlobalLayer
+from eventful.block import Block
+from eventful.families.backbone import Backbone
+from eventful.linear.compiled import compiled_block
+from eventful.linear.onednn import available, onednn_block
+from eventful.macs.ledger import MacLedger
+from policies.protocol import Granularity, Layout, Policy
+
+AttentionMode = Literal["exact", "paper", "recompute"]
+Reference = Literal["updated", "previous"]
+GatePosition = Literal["after_norm", "before_norm"]
+Resize = Literal["error", "flush"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ways to run an eventful model; see `eventful.wrap`.
+
+    Raises:
+        ValueError: If an option has a value that does not exist; the message names those that do.
+    """
+
+    granularity: Granularity = "gate"
+    attention: AttentionMode = "exact"
+    reference: Reference = "updated"
+    gate_position: GatePosition = "after_norm"
+    buffer_dtype: torch.dtype | None = None
+    on_resize: Resize = "error"
+    scene_cut: float | None = None
+    compile: str | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "granularity": Granularity,
+            "attention": AttentionMode,
+            "reference": Reference,
+            "gate_position": GatePosition,
+            "on_resize": Resize,
+        }
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if self.compile is not None and self.compile not in backends:
+            raise ValueError(f"compile must be a backend of torch.compile, one of {backends}, got {self.compile!r}")
+        if self.scene_cut is not None and not self.scene_cut > 0:
+            raise ValueError(f"scene_cut must be a positive share of change, or None, got {self.scene_cut}")
+        if self.buffer_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"buffer_dtype must be float32, bfloat16 or float16, got {self.buffer_dtype}")
+        if self.buffer_dtype is not None and self.attention != "paper":
+            raise ValueError('buffer_dtype is the type of the N x N buffers, which only attention="paper" has')
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """Sizes and costs for one frame size.
+
+    Attributes:
+        blocks: The transformer blocks for this size.
+        layout: What policies are told.
+        dense: MACs of the dense model's blocks per frame.
+        embed: MACs of the patch embedding.
+        head: MACs of everything after the blocks.
+        policy: MACs of the policy per gate, beyond the error norm.
+    """
+
+    blocks: Sequence[Block]
+    layout: Layout
+    dense: float
+    embed: float
+    head: float
+    policy: float
+
+
+GATES_PER_BLOCK = 3
+
+
+def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Policy) -> FramePlan:
+    """Measures the model on one blank frame and works out what selections cost."""
+    size = (frame.shape[-2], frame.shape[-1])
+    grid = backbone.grid(size)
+    tokens = backbone.prefix + grid[0] * grid[1]
+    embed, head = backbone.measure(frame)
+    blocks = backbone.blocks(grid)
+    if options.compile is not None:
+        blocks = [compiled_block(block, options.compile) for block in blocks]
+    elif available():
+        blocks = [onednn_block(block) for block in blocks]
+    dense = _dense_macs(blocks, tokens)
+    gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(blocks)
+    layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
+    policy_macs = policy.macs(layout)
+    shares = _shares(blocks, options, layout, dense, gates * policy_macs)
+    weights = _gate_weights(blocks, options, tokens)
+    return FramePlan(
+        blocks,
+        Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights),
+        dense,
+        embed,
+        head,
+        policy_macs,
+    )
+
+
+def _dense_macs(blocks: Sequence[Block], tokens: int) -> float:
+    ledger = MacLedger(1, 1.0)
+    for block in blocks:
+        ledger.add("token_wise", tokens * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        block.attention.count_dense(ledger, float(tokens), tokens)
+    return float(ledger.report().total[0])
+
+
+def _shares(
+    blocks: Sequence[Block], options: Options, layout: Layout, dense: float, policy: float
+) -> tuple[float, ...]:
+    """Share of the dense MACs when every gate selects M tokens, for M = 0..N: one virtual stream per M."""
+    counts = np.arange(layout.tokens + 1, dtype=np.float64)
+    ledger = MacLedger(len(counts), dense)
+    ledger.add("policy", policy)
+    ledger.add("gates", float(layout.gates * layout.tokens * layout.dim))
+    for block in blocks:
+        ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        _count_attention(block, options, ledger, counts, layout.tokens)
+    return tuple(np.maximum.accumulate(ledger.report().ratio.numpy()).tolist())
+
+
+def _gate_weights(blocks: Sequence[Block], options: Options, tokens: int) -> tuple[float, ...]:
+    """How the cost of updating half of the tokens is spread over the gates; attention belongs to the qkv gates."""
+    if options.granularity == "frame":
+        return (1.0,)
+    none_half_2 = np.array([0.0, tokens // 2])
+    costs: list[float] = []
+    for block in blocks:
+        ledger = MacLedger(2, 1.0)
+        _count_attention(block, options, ledger, none_half_2, tokens)
+        none, half = ledger.report().total.tolist()
+        attention = max(half - none, 0.0) / max(tokens // 2, 1)
+        costs += [block.qkv_macs + attention, block.proj_macs, block.mlp_macs]
+    return tuple(cost / sum(costs) for cost in costs)
+
+
+def _count_attention(block: Block, options: Options, ledger: MacLedger, counts: np.ndarray, tokens: int) -> None:
+    """What a block's attention costs for each count of updated tokens."""
+    if options.granularity == "frame":
+        block.attention.count_dense(ledger, counts, tokens)
+    elif options.attention == "exact":
+        block.attention.expect_exact(ledger, counts, tokens)
+    elif options.attention == "paper" and isinstance(block.attention, GlobalLayer):
+        expect_paper(block.attention, ledger, counts, tokens)
+    else:
+        block.attention.count_dense(ledger, float(tokens), tokens)

@@ -1,0 +1,235 @@
+"""One frame through the network: generators that stop at each gate and are sent a selection.
+
+`through_gates` is the paper's pipeline (Eventful Transformers, section 3.3: three gate-buffer pairs in every block);
+`through_frame` decides once, on the embedded tokens, and sends only the selected ones through all blocks, where
+they attend to the buffered keys and values of all tokens.
+
+Shape suffixes: B streams, N tokens, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eventful.attention.full import QKV, write
+from eventful.attention.paper import blend_paper, count_paper, update_paper
+from eventful.attention.protocol import AttentionLayer, GlobalLayer
+from eventful.block import Block
+from eventful.frame_plan import FramePlan, Options
+from eventful.macs.ledger import MacLedger
+from eventful.rows import AllRows, Counts, Rows, rows_of
+from eventful.state import AttentionState, BlockState, GateState, StreamState
+from policies.protocol import GateObservation, Selection
+
+Decisions = Generator[GateObservation, Selection, Tensor]
+Kind = Literal["qkv", "proj", "mlp", "frame"]
+Filled = TypeVar("Filled")
+
+
+class FrameRun:
+    """What the gates of one frame share.
+
+    Args:
+        plan: Sizes and costs.
+        options: How the model runs.
+        state: Of the streams; edited.
+        flush: Whether everything is computed without asking a policy.
+        masked: Masked (training) or packed execution.
+
+    Attributes:
+        flush_B: Streams that are flushed beside others that are not, None if there are none.
+    """
+
+    def __init__(self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool) -> None:
+        self.plan, self.options, self.state, self.masked = plan, options, state, masked
+        self.flush = flush
+        self.ledger = MacLedger(state.streams, plan.dense)
+        self.ledger.add("embed", plan.embed)
+        self.ledger.add("head", plan.head)
+        self.flush_B: Tensor | None = None
+        self._running_B: Counts = np.ones(state.streams)
+        if not flush and bool(state.flush_B.any()):
+            self._flush_also(state.flush_B)
+        self._spent_B = None if flush or state.macs is None else state.macs.ratio
+        self._gate = 0
+        self._previous_BN: Tensor | None = None
+
+    def decide(
+        self,
+        gate: GateState | None,
+        kind: Kind,
+        input_BND: Tensor,
+        output_BND: Tensor | None = None,
+        attention: AttentionState | None = None,
+    ) -> Generator[GateObservation, Selection, tuple[Rows, Tensor, GateState]]:
+        """Asks for one decision, and brings the gate's references up to date.
+
+        Returns:
+            The rows to compute, their current tokens, and the gate's new state.
+        """
+        B, N = input_BND.shape[:2]
+        frame = self.state.frame
+        if self.flush or gate is None:
+            rows: Rows = AllRows(B, N, in_place=not self.masked)
+            stamp_BN = torch.full((B, N), frame, dtype=torch.int32, device=input_BND.device)
+            tokens = input_BND
+            return rows, tokens, GateState(rows.put(None, tokens), stamp_BN)
+        if self._gate == 0 and self.options.scene_cut is not None:
+            self._cut(input_BND, gate.reference_BND, self.options.scene_cut)
+        observation = GateObservation(
+            layout=self.plan.layout,
+            gate=self._gate,
+            kind=kind,
+            input_BND=input_BND,
+            reference_BND=gate.reference_BND,
+            age_BN=frame - gate.stamp_BN,
+            previous_BN=self._previous_BN,
+            spent_B=self._spent_B,
+            memory=self.state.memory,
+            output_BND=output_BND,
+            key_BNHd=None if attention is None else attention.k_BNHd,
+            query_BNHd=None if attention is None else attention.q_BNHd,
+        )
+        selection = yield observation
+        rows = rows_of(selection, N, self.flush_B, self.masked)
+        if rows.streams != B:
+            raise ValueError(f"the selection is for {rows.streams} streams, the frame has {B}")
+        self.ledger.add("gates", self._running_B * float(N * input_BND.shape[2]))
+        self.ledger.add("policy", self._running_B * self.plan.policy)
+        self._gate += 1
+        self._previous_BN = rows.mask()
+        tokens = rows.take(input_BND)
+        sent = AllRows(B, N, in_place=not self.masked) if self.options.reference == "previous" else rows
+        reference_BND = sent.put(gate.reference_BND, input_BND if sent is not rows else tokens)
+        return rows, tokens, GateState(reference_BND, rows.stamp(gate.stamp_BN, frame))
+
+    def _cut(self, input_BND: Tensor, reference_BND: Tensor, limit: float) -> None:
+        """Flushes streams whose tokens have changed by more than `limit` of what they hold.
+
+        The change of a stream is |c - u| / |u - mean of u over its tokens|, norms over all patch tokens: 0 for a
+        standing picture, and near the square root of 2 for two pictures that have nothing in common.
+        """
+        now_BND, then_BND = (x[:, self.plan.layout.prefix :].detach().float() for x in (input_BND, reference_BND))
+        change_B = torch.linalg.vector_norm(now_BND - then_BND, dim=(1, 2))
+        held_B = torch.linalg.vector_norm(then_BND - then_BND.mean(1, keepdim=True), dim=(1, 2))
+        self.ledger.add("gates", float(input_BND.shape[1] * input_BND.shape[2]))
+        cut_B = change_B > limit * held_B
+        if bool(cut_B.any()):
+            self._flush_also(cut_B)
+
+    def _flush_also(self, flush_B: Tensor) -> None:
+        self.flush_B = flush_B if self.flush_B is None else self.flush_B | flush_B
+        # Nobody is asked about a stream that is flushed: its errors and policy are not counted.
+        self._running_B = (~self.flush_B).cpu().double().numpy()
+
+
+def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Decisions:
+    """Runs the blocks with three decisions in each; returns the output of the last block. May edit x_BND."""
+    after_norm = run.options.gate_position == "after_norm"
+    # Before the norm, x itself is what policies are shown, and may remember.
+    add = torch.Tensor.add_ if after_norm and not run.masked else torch.add
+    for block, state in zip(blocks, run.state.blocks, strict=True):
+        out_BND = yield from _attend(run, block, state, x_BND)
+        rows, tokens, state.gates["proj"] = yield from run.decide(
+            state.gates.get("proj"), "proj", out_BND, attention=state.attention
+        )
+        run.ledger.add("token_wise", rows.counts * block.proj_macs)
+        if not rows.empty:
+            state.proj_BND = rows.put(state.proj_BND, block.proj(tokens))
+        x_BND = add(x_BND, _filled(state.proj_BND))
+
+        rows, tokens, state.gates["mlp"] = yield from run.decide(
+            state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND, attention=state.attention
+        )
+        run.ledger.add("token_wise", rows.counts * block.mlp_macs)
+        if not rows.empty:
+            state.mlp_BND = rows.put(state.mlp_BND, block.mlp(tokens if after_norm else block.norm2(tokens)))
+        x_BND = add(x_BND, _filled(state.mlp_BND))
+    return x_BND
+
+
+def _attend(run: FrameRun, block: Block, state: BlockState, x_BND: Tensor) -> Decisions:
+    """The qkv gate and attention; returns attention outputs (B, N, H * d)."""
+    after_norm = run.options.gate_position == "after_norm"
+    rows, tokens, state.gates["qkv"] = yield from run.decide(
+        state.gates.get("qkv"), "qkv", block.norm1(x_BND) if after_norm else x_BND, attention=state.attention
+    )
+    run.ledger.add("token_wise", rows.counts * block.qkv_macs)
+    new = None if rows.empty else block.qkv(tokens if after_norm else block.norm1(tokens), rows)
+    if run.masked:
+        out_BNHd = _attention_masked(run, block.attention, state.attention, rows, _filled(new))
+    else:
+        out_BNHd = _attention_packed(run, block.attention, state.attention, rows, new)
+    return out_BNHd.flatten(2).to(x_BND.dtype)
+
+
+def _attention_packed(
+    run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV | None
+) -> Tensor:
+    """Brings the buffers up to date; returns attention outputs (B, N, H, d)."""
+    mode = run.options.attention
+    if mode == "paper" and isinstance(attention, GlobalLayer):
+        if new is not None:
+            update_paper(attention, state, rows, new, run.ledger, run.options.buffer_dtype)
+        return _filled(state.out_BNHd)
+    if mode == "exact":
+        if new is not None:
+            attention.update_exact(state, rows, new, run.ledger)
+        elif state.out_BNHd is None:
+            attention.flush_exact(state)
+            attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+        return _filled(state.out_BNHd)
+    # "recompute"; windowed attention is token-wise only in the paper, too.
+    if new is not None:
+        write(state, rows, new)
+    attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+    return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
+
+
+def _attention_masked(run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV) -> Tensor:
+    """The same with gradients; the ledger has the cost of the packed frame."""
+    mode = run.options.attention
+    if mode == "paper" and isinstance(attention, GlobalLayer):
+        if run.flush:
+            attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+        else:
+            count_paper(attention, run.ledger, rows)
+        return blend_paper(attention, state, rows, new, run.options.buffer_dtype)
+    if mode == "exact" and not run.flush:
+        attention.count_exact(run.ledger, rows)
+    else:
+        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
+    write(state, rows, new)
+    # A packed frame may follow: it must not go on from sums that know nothing of this one.
+    state.out_BNHd = state.lse_BNH = state.axes_BNHA = None
+    return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
+
+
+def through_frame(
+    run: FrameRun, blocks: Sequence[Block], x_BND: Tensor
+) -> Generator[GateObservation, Selection, tuple[Rows, Tensor]]:
+    """Runs the blocks with one decision for all of them; returns the rows and their outputs of the last block."""
+    rows, tokens, run.state.frame_gate = yield from run.decide(
+        run.state.frame_gate, "frame", x_BND, output_BND=run.state.features_BND
+    )
+    if rows.empty:
+        return rows, tokens
+    for block, state in zip(blocks, run.state.blocks, strict=True):
+        q, k, v = block.qkv(block.norm1(tokens), rows)
+        write(state.attention, rows, (None, k, v))
+        tokens = tokens + block.proj(block.attention.rows(q, rows, state.attention).flatten(-2))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+        run.ledger.add("token_wise", rows.counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        block.attention.count_dense(run.ledger, rows.counts, rows.tokens)
+    return rows, tokens
+
+
+def _filled(tensor: Filled | None) -> Filled:
+    if tensor is None:
+        raise ValueError("an eventful block was asked for a buffer that no flush has filled")
+    return tensor

@@ -1,0 +1,94 @@
+"""What a run over a video comes to: speed, compute, fidelity, memory.
+
+A summary holds a few numbers per compared frame and running sums for the rest.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+import torch
+
+from eventful.video.runner import FrameResult
+
+MIB = 2**20
+
+
+class Summary:
+    """Collects frame results; `lines` says what they come to."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.frames = self.flushes = 0
+        self._seconds = self._ratio = self._flush_ratio = 0.0
+        self._steady: list[float] = []
+        self._distances: list[tuple[float, float]] = []
+        self._dense: list[float] = []
+
+    def add(self, result: FrameResult) -> None:
+        """Adds a frame."""
+        self.frames += 1
+        self._seconds += result.seconds
+        self._ratio += result.macs_ratio
+        if result.flush:
+            self.flushes += 1
+            self._flush_ratio += result.macs_ratio
+        if result.dense is not None and not result.flush:
+            self._distances.append((result.dense.distance, result.dense.worst))
+            self._dense.append(result.dense.seconds)
+            self._steady.append(result.seconds)
+
+    def lines(self, skipped: int = 0) -> list[str]:
+        """The summary, one fact a line.
+
+        Args:
+            skipped: Damaged packets that the video source left out.
+        """
+        if not self.frames:
+            return ["no frames"]
+        elapsed = time.perf_counter() - self._started
+        lines = [
+            f"{self.frames} frames, {self.frames / elapsed:.1f} frames/s "
+            f"(model alone: {1000 * self._seconds / self.frames:.1f} ms a frame)",
+            self._macs_line(),
+        ]
+        if self._distances:
+            lines += self._dense_lines()
+        if skipped:
+            lines.append(f"{skipped} damaged packets of the live source were left out")
+        return [*lines, f"peak memory: {peak_memory()}"]
+
+    def _macs_line(self) -> str:
+        everything = self._ratio / self.frames
+        steady = self.frames - self.flushes
+        if not steady:
+            return f"MACs: {everything:.1%} of dense with flush (no frame in steady state)"
+        ratio = (self._ratio - self._flush_ratio) / steady
+        return f"MACs: {ratio:.1%} of dense in steady state, {everything:.1%} with flush"
+
+    def _dense_lines(self) -> list[str]:
+        mean = statistics.fmean(d for d, _ in self._distances)
+        worst = statistics.fmean(w for _, w in self._distances)
+        dense_ms, own_ms = (1000 * statistics.median(times) for times in (self._dense, self._steady))
+        return [
+            f"distance to the dense model (1 - cosine, {len(self._distances)} frames): "
+            f"mean {mean:.3g}, 20 worst tokens {worst:.3g}",
+            f"latency: dense {dense_ms:.1f} ms, eventful {own_ms:.1f} ms, {dense_ms / own_ms:.2f} times as fast "
+            "(medians of the compared frames)",
+        ]
+
+
+def peak_memory() -> str:
+    """Peak memory of the process, and of the GPU if one is in use."""
+    parts = []
+    if sys.platform != "win32":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # macOS counts bytes, Linux KiB.
+        parts.append(f"{peak / (MIB if sys.platform == 'darwin' else 1024):.0f} MiB")
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        parts.append(f"{torch.cuda.max_memory_allocated() / MIB:.0f} MiB on the GPU")
+    return ", ".join(parts) or "not reported by this system"

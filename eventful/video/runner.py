@@ -1,0 +1,199 @@
+"""Frames of a video through an eventful model, one at a time, with everything worth knowing about each.
+
+Shape suffixes: B one stream, N tokens, D channels, C channels of a frame, H height, W width; rate_RC: R rows and C
+columns of the token grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eventful.cli import user_input
+from eventful.fidelity import token_distance
+from eventful.macs.ledger import FrameMacs
+from eventful.model import EventfulModel, drive
+from eventful.state import StreamState
+from eventful.tasks import Task
+from eventful.video.reader import Frame
+from policies.protocol import Budget, GateObservation, Policy, Selection
+
+
+@dataclass(frozen=True)
+class DenseCheck:
+    """Comparison of one frame with the dense model.
+
+    Attributes:
+        distance: Mean over the tokens of 1 - cosine to the dense model's final tokens.
+        worst: Likewise, over the 20 worst tokens.
+        seconds: What the dense model took.
+    """
+
+    distance: float
+    worst: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """One frame's outcome.
+
+    Attributes:
+        index: Frame number, from 0.
+        frame: The frame itself, uint8 RGB (H, W, 3).
+        outputs: What the model returned.
+        predictions: The same as plain data.
+        macs: Multiply-accumulates of the frame.
+        macs_ratio: Share of the dense model's.
+        budget: Asked share, None where the policy has no budget.
+        flush: Whether everything was computed without asking the policy.
+        updated: Share of the tokens that were updated, mean over the gates.
+        rate_RC: For each cell of the token grid, the share of the gates that updated it.
+        seconds: What the model took.
+        dense: Comparison with the dense model, on the frames where it was asked for.
+    """
+
+    index: int
+    frame: Frame
+    outputs: Any
+    predictions: list[dict[str, Any]]
+    macs: float
+    macs_ratio: float
+    budget: float | None
+    flush: bool
+    updated: float
+    rate_RC: NDArray[np.float32]
+    seconds: float
+    dense: DenseCheck | None
+
+
+class VideoRunner:
+    """Takes one video's frames in order. Holds the model's state of the stream, and no frame.
+
+    Args:
+        model: The task's model, wrapped; the device and dtype of its weights are used.
+        task: Preprocesses frames and interprets outputs.
+        dense_every: Every so many frames, run the dense model as well; 0 for never.
+    """
+
+    def __init__(self, model: EventfulModel, task: Task, dense_every: int = 0) -> None:
+        self.model, self.task, self._dense_every = model, task, dense_every
+        self._weight = next(model.vit.parameters())
+        self._state: StreamState | None = None
+        self._index = 0
+
+    @torch.inference_mode()
+    def step(self, frame: Frame) -> FrameResult:
+        """Runs the next frame (H, W, 3).
+
+        Raises:
+            UserError: If the policy does not fit the model, or its budget is out of range.
+            StreamError: If the preprocessed frame does not fit the stream.
+        """
+        pixels = torch.from_numpy(frame)[None].to(self._weight.device)
+        x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
+        recorder = Recorder(self.model.policy)
+        started = self._now()
+        features, state = drive(self.model.decisions(x_BCHW, self._state), recorder.select)
+        outputs = self.model.backbone.head(features)
+        seconds = self._now() - started
+        due = self._dense_every > 0 and self._index % self._dense_every == 0
+        check = self._compare(x_BCHW, features) if due else None
+        self._state = state
+        result = self._result(frame, x_BCHW, outputs, recorder, _reported(state.macs), seconds, check)
+        self._index += 1
+        return result
+
+    def _result(
+        self,
+        frame: Frame,
+        x_BCHW: Tensor,
+        outputs: Any,
+        recorder: Recorder,
+        macs: FrameMacs,
+        seconds: float,
+        check: DenseCheck | None,
+    ) -> FrameResult:
+        layout = self.model.layout(x_BCHW)
+        rate_N = recorder.rate_N(layout.tokens)
+        return FrameResult(
+            index=self._index,
+            frame=frame,
+            outputs=outputs,
+            predictions=self.task.predictions(outputs, (frame.shape[0], frame.shape[1]))[0],
+            macs=float(macs.total[0]),
+            macs_ratio=float(macs.ratio[0]),
+            budget=_of_first_stream(self.model.policy.budget),
+            flush=not recorder.selections,
+            updated=float(rate_N.mean()),
+            rate_RC=rate_N[layout.prefix :].reshape(layout.grid),
+            seconds=seconds,
+            dense=check,
+        )
+
+    def _compare(self, x_BCHW: Tensor, features: Tensor) -> DenseCheck:
+        """Runs the dense model on the same frame."""
+        vit: Any = self.model.vit
+        started = self._now()
+        dense = vit.forward_features(x_BCHW)
+        self.model.backbone.head(dense)
+        seconds = self._now() - started
+        mean_B, worst_B = token_distance(_as_tokens(features), _as_tokens(dense))
+        return DenseCheck(float(mean_B[0]), float(worst_B[0]), seconds)
+
+    def _now(self) -> float:
+        """A clock that waits for the device."""
+        if self._weight.is_cuda:
+            torch.cuda.synchronize(self._weight.device)
+        return time.perf_counter()
+
+
+class Recorder:
+    """Asks a policy, and remembers its answers for one frame.
+
+    Args:
+        policy: Decides.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.selections: list[Selection] = []
+
+    def select(self, observation: GateObservation) -> Selection:
+        """See `Policy.select`; a policy's complaint about the model or the budget becomes a `UserError`."""
+        with user_input("policy"):
+            selection = self._policy.select(observation)
+        self.selections.append(selection)
+        return selection
+
+    def rate_N(self, tokens: int) -> NDArray[np.float32]:
+        """Share of the gates that selected each token of the first stream; ones if none was asked (a flush)."""
+        if not self.selections:
+            return np.ones(tokens, dtype=np.float32)
+        return _mean_mask(self.selections, tokens).cpu().numpy()
+
+
+def _of_first_stream(budget: Budget | None) -> float | None:
+    return float(budget.reshape(-1)[0]) if isinstance(budget, Tensor) else budget
+
+
+def _mean_mask(selections: Sequence[Selection], tokens: int) -> Tensor:
+    return torch.stack([selection.as_mask(tokens)[0].float() for selection in selections]).mean(0)
+
+
+def _as_tokens(features: Tensor) -> Tensor:
+    """Feature maps (B, D, H, W) as tokens (B, N, D)."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+
+
+def _reported(macs: FrameMacs | None) -> FrameMacs:
+    if macs is None:
+        raise RuntimeError("the model has reported no MACs for this frame")
+    return macs

@@ -1,0 +1,208 @@
+"""The distillation task: weights from files, splits, clips and preprocessing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import timm.data
+import torch
+from footage import write_video
+from timm.layers import resample_abs_pos_embed
+
+from envs.backbones import load_backbone
+from envs.distill import Distillation
+from envs.task import VideoTask
+from eventful.errors import UserError, VideoError
+from eventful.tasks import load_task
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half-precision weights of a tiny model at 64 x 64 pixels (a 4 x 4 grid)."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = timm.create_model("test_vit", img_size=64)
+    safetensors.torch.save_file({k: v.half() for k, v in model.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "a.mp4", 100)
+
+
+def task(tmp_path: Path, **options: Any) -> Distillation:
+    model = options.pop("model", None) or timm.create_model("test_vit", img_size=(32, 48), num_classes=0)
+    return Distillation(model, cache=tmp_path / "cache", **options)
+
+
+def test_weights_are_resampled_as_timm_does(weights: Path) -> None:
+    model = load_backbone("test_vit", weights, image_size=(32, 96))
+    state = {k: v.float() for k, v in safetensors.torch.load_file(weights).items()}
+    state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], new_size=[2, 6], num_prefix_tokens=1)
+    expected = timm.create_model("test_vit", img_size=(32, 96))
+    expected.load_state_dict(state)
+    x = torch.rand(1, 3, 32, 96)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), expected.eval()(x))
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_pth_files(weights: Path, tmp_path: Path, wrapper: str | None) -> None:
+    state = safetensors.torch.load_file(weights)
+    torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "a.pth")
+    model = load_backbone("test_vit", tmp_path / "a.pth", image_size=(64, 64))
+    assert model.state_dict()["head.weight"].dtype == torch.float32
+    assert torch.equal(model.state_dict()["head.weight"], state["head.weight"].float())
+
+
+def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not in the model: head\.bias, head\.weight"):
+        load_backbone("test_vit", weights, image_size=(64, 64), num_classes=0)
+    with pytest.raises(UserError, match=r"of another shape: head\.bias \(1000,\) for \(7,\)"):
+        load_backbone("test_vit", weights, image_size=(64, 64), num_classes=7)
+    with pytest.raises(UserError, match=r"pos_embed \(1, 17, 64\) cannot be resampled to \(1, 17, 192\)"):
+        load_backbone("vit_tiny_patch16_224", weights, image_size=(64, 64))
+    with pytest.raises(FileNotFoundError, match=r"no\.pth does not exist"):
+        load_backbone("test_vit", tmp_path / "no.pth")
+    for name, content in {"a.safetensors": b"garbage", "b.pth": b"garbage", "c.pth": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            load_backbone("test_vit", tmp_path / name)
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "d.pth")
+    with pytest.raises(UserError, match=r"d\.pth is no PyTorch file that holds nothing but tensors"):
+        load_backbone("test_vit", tmp_path / "d.pth")
+
+
+def test_models_and_sizes_that_do_not_exist(weights: Path) -> None:
+    with pytest.raises(UserError, match=r"timm has no model 'tst_vit'; did you mean test_vit\?"):
+        load_backbone("tst_vit", weights)
+    with pytest.raises(UserError, match=r"\[60, 70\] is no multiple of the patches of 16x16 pixels; \[64, 64\] is"):
+        load_backbone("test_vit", weights, image_size=(60, 70))
+    with pytest.raises(UserError, match="image_size must be"):
+        load_backbone("test_vit", weights, image_size=[64])
+    with pytest.raises(UserError, match="resnet18 takes frames of any size"):
+        load_backbone("resnet18", weights, image_size=(64, 64))
+
+
+def test_is_a_video_task_by_name(weights: Path) -> None:
+    built = load_task("distill", model="test_vit", weights=str(weights), image_size=[64, 64])
+    assert isinstance(built, VideoTask)
+    assert not built.has_labels and built.metric() is None and built.metric_name == "fidelity"
+    assert not built.model.training and not any(p.requires_grad for p in built.model.parameters())
+    with pytest.raises(UserError, match="no labels"):
+        built.loss(None, [])
+
+
+def frames_of(clips: list[Any]) -> list[str]:
+    return [clip.name.partition(":")[2] for clip in clips]
+
+
+def test_default_split(tmp_path: Path, video: Path) -> None:
+    split = task(tmp_path, video=video, clip_length=20)
+    assert frames_of(split.clips("train")) == ["0-20", "21-41", "42-62"]
+    assert frames_of(split.clips("val")) == ["63-69"]
+    assert frames_of(split.clips("test")) == ["70-99"]
+    clip = split.clips("train")[0]
+    assert clip.frames_THWC.shape == (21, 32, 48, 3) and clip.frames_THWC.dtype == torch.uint8
+    assert clip.fps == 25 and clip.targets == ()
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ({"train_frames": "10-49"}, ("10-45", "46-49", "50-99")),
+        ({"test_frames": "0-9"}, None),
+        ({"test_frames": "80-"}, ("0-71", "72-79", "80-99")),
+        ({"train_frames": "50-99", "test_frames": "0-19"}, ("50-94", "95-99", "0-19")),
+    ],
+)
+def test_given_ranges(
+    ranges: dict[str, str], expected: tuple[str, str, str] | None, tmp_path: Path, video: Path
+) -> None:
+    split = task(tmp_path, video=video, clip_length=50, **ranges)
+    if expected is None:
+        with pytest.raises(UserError, match=r"has 100 frames \(0-99\), which leaves split train no frames"):
+            split.clips("train")
+        return
+    assert tuple(frames_of(split.clips(name))[0] for name in ("train", "val", "test")) == expected
+
+
+def test_mistakes_in_ranges(tmp_path: Path, video: Path) -> None:
+    with pytest.raises(UserError, match="overlap"):
+        task(tmp_path, train_frames="0-50", test_frames="50-80")
+    with pytest.raises(UserError, match="0-349 or 100-, got '5'"):
+        task(tmp_path, train_frames="5")
+    with pytest.raises(UserError, match="has 100 frames"):
+        task(tmp_path, video=video, train_frames="0-349", test_frames="350-499").clips("test")
+    with pytest.raises(UserError, match="no split 'tset'"):
+        task(tmp_path, video=video).clips("tset")
+    with pytest.raises(UserError, match="video=PATH"):
+        task(tmp_path).clips("train")
+
+
+def test_folder_of_videos(tmp_path: Path) -> None:
+    folder = tmp_path / "footage"
+    for name in ("a.mp4", "b.mkv"):
+        write_video(folder / name, 20)
+    names = [clip.name for clip in task(tmp_path, video=folder).clips("test")]
+    assert names == ["a.mp4:14-19", "b.mkv:14-19"]
+    with pytest.raises(UserError, match="neither images nor videos"):
+        task(tmp_path, video=tmp_path).clips("test")
+
+
+def test_cached_clips_and_live_frames_give_the_same_input(tmp_path: Path, video: Path) -> None:
+    from eventful.video.reader import read_frames
+
+    split = task(tmp_path, video=video)
+    live = next(iter(read_frames(video)))
+    from_clip = split.preprocess(split.clips("train")[0].frames_THWC[:1])
+    from_video = split.preprocess(torch.from_numpy(live)[None])
+    assert from_clip.shape == (1, 3, 32, 48)
+    assert torch.equal(from_clip, from_video)
+
+
+def test_footage_is_decoded_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", 20)
+    task(tmp_path, video=video).clips("train")
+    stored = list((tmp_path / "cache").iterdir())
+    task(tmp_path, video=video).clips("test")
+    assert list((tmp_path / "cache").iterdir()) == stored and len(stored) == 1
+    write_video(video, 30)
+    assert frames_of(task(tmp_path, video=video).clips("test")) == ["21-29"]
+
+
+def test_broken_footage_leaves_nothing_behind(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", 60)
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match="cut off"):
+        task(tmp_path, video=video).clips("train")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_preprocess_normalises_like_timm(tmp_path: Path) -> None:
+    split = task(tmp_path)
+    data = timm.data.resolve_model_data_config(split.model)
+    frame = torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8)
+    expected = (frame.numpy() / 255 - np.array(data["mean"])) / np.array(data["std"])
+    assert torch.allclose(split.preprocess(frame).permute(0, 2, 3, 1).double(), torch.from_numpy(expected), atol=1e-6)
+    with pytest.raises(ValueError, match="uint8"):
+        split.preprocess(torch.rand(1, 32, 48, 3))
+
+
+def test_predictions(tmp_path: Path) -> None:
+    classifier = task(tmp_path, model=timm.create_model("test_vit", img_size=32, num_classes=3))
+    found = classifier.predictions(torch.tensor([[0.0, 2.0, 1.0]]), (32, 32))
+    assert [p["label"] for p in found[0]] == ["1", "2", "0"]
+    assert sum(p["score"] for p in found[0]) == pytest.approx(1)
+    assert task(tmp_path).predictions(torch.tensor([[3.0, 4.0]]), (32, 32)) == [[{"feature_norm": 5.0}]]

@@ -1,0 +1,72 @@
+"""Linear layers by oneDNN: the same numbers, only on packed rows, and counted like any other product."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import eventful
+import policies
+from eventful.linear import onednn
+from eventful.linear.onednn import OneDnnLinear
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+class Products(TorchDispatchMode):
+    """Counts the products by oneDNN."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.mkldnn._linear_pointwise.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+@pytest.mark.parametrize("bias", [True, False])
+def test_same_numbers_as_the_layer_itself(rows: int, bias: bool) -> None:
+    layer, x = nn.Linear(24, 36, bias=bias), torch.randn(rows, 24)
+    with torch.no_grad(), Products() as products:
+        expected = layer(x)
+        with OneDnnLinear():
+            torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=0)
+    assert products.count == 1
+
+
+@pytest.mark.parametrize("x", [torch.randn(0, 24), torch.randn(3, 24).double(), torch.randn(3, 24).bfloat16()])
+def test_what_does_not_suit_is_left_alone(x: torch.Tensor) -> None:
+    layer = nn.Linear(24, 36).to(x.dtype)
+    with torch.no_grad(), Products() as products, OneDnnLinear():
+        assert layer(x).shape == (x.shape[0], 36)
+        assert F.linear(x, weight=layer.weight).shape == (x.shape[0], 36)
+    assert products.count == 0
+
+
+def test_torch_counts_it() -> None:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, OneDnnLinear():
+        nn.Linear(24, 36)(torch.randn(5, 24))
+    assert counter.get_total_flops() == 2 * 5 * 24 * 36
+
+
+def test_a_model_uses_it_on_packed_rows_only() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2).eval()
+    model, frames = eventful.wrap(vit, policies.TopR(5)), torch.randn(2, 1, 3, 64, 64)
+    with torch.inference_mode():
+        with Products() as flush:
+            model(frames[0])
+        with Products() as steady:
+            model(frames[1])
+    # qkv, projection and the two layers of the MLP, in two blocks.
+    assert (flush.count, steady.count) == (0, 8)

@@ -1,0 +1,176 @@
+"""Training: exact resume, gradients of both estimators, calibration, what the commands write."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from train_tiny import Task
+
+import eventful
+import policies
+from envs.engine import SelectionEngine
+from eventful.errors import UserError
+from policies import All, CalibratedThreshold, LearnedPolicy, Selection
+from train import policy as command
+from train.calibration import calibrate, calibration_frames, fit_table, install, realised_share
+from train.estimators.budget_control import BudgetControl
+from train.estimators.gumbel import GumbelEstimator
+from train.estimators.objective import FrameLoss, Objective
+from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
+from train.estimators.streams import StreamSource
+from train.loop import history
+from train.policy import TrainConfig
+
+torch.set_num_threads(1)
+
+
+def tiny_config(out: Path, **changes) -> TrainConfig:
+    settings = dict(
+        out=str(out), task="tiny", steps=4, window=3, streams=2, segment=2, oracle_frames=6, calibration_streams=2,
+        calibration_frames=6, policy_budgets=[0.2, 0.6], budget_min=0.2, budget_max=0.6, hidden=8, projections=2,
+    )  # fmt: skip
+    return TrainConfig(**{**settings, **changes})
+
+
+@pytest.fixture
+def train(monkeypatch):
+    monkeypatch.setattr(command, "make_task", lambda config: Task())
+    return command.train
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
+@pytest.mark.parametrize("granularity", ["frame", "gate"])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(train, tmp_path, estimator, granularity) -> None:
+    kind = {"estimator": estimator, "granularity": granularity, "rollouts": 2}
+    whole = policies.load(train(tiny_config(tmp_path / "whole", **kind)))
+    train(tiny_config(tmp_path / "parts", **kind, minutes=1e-9))
+    assert torch.load(tmp_path / "parts" / "training.pt", weights_only=True)["step"] == 2
+    parts = policies.load(train(tiny_config(tmp_path / "parts", **kind)))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    looks = [history.read(tmp_path / name) for name in ("whole", "parts")]
+    assert [look["step"] for look in looks[0]] == [0, 2, 4]
+    assert [look["points"] for look in looks[0]] == [look["points"] for look in looks[1]]
+    heuristic = policies.load(tmp_path / "whole" / "heuristic")
+    assert not torch.equal(whole.out.weight, heuristic.out.weight), "training must have moved the policy"
+    assert whole.provenance["task"]["name"] == "tiny"
+    assert list((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(train, tmp_path) -> None:
+    train(tiny_config(tmp_path, steps=2))
+    with pytest.raises(UserError, match=r"other settings \(lr\)"):
+        train(tiny_config(tmp_path, steps=2, lr=0.5))
+    (tmp_path / "training.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged"):
+        train(tiny_config(tmp_path, steps=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget_min": 0.7}, "budget_min and budget_max"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"warm_start": "nowhere"}, "warm_start=nowhere: no policy checkpoint"),
+        ({"device": "quantum"}, "device=quantum"),
+        ({"policy_budgets": [0.5, 0.2]}, "must ascend"),
+        ({"estimator": "reinforce", "rollouts": 1}, "rollouts must be at least 2"),
+    ],
+)
+def test_bad_settings_are_named(train, tmp_path, changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(tmp_path, **changes))
+
+
+def test_task_objective_needs_labels() -> None:
+    task = Task(has_labels=False)
+    with pytest.raises(ValueError, match="has no labels"):
+        FrameLoss(task, eventful.wrap(task.model, All()), Objective(task=1.0))
+
+
+@pytest.mark.parametrize("granularity", ["frame", "gate"])
+def test_calibrated_thresholds_spend_their_budgets(granularity) -> None:
+    task = Task()
+    model = eventful.wrap(task.model, All(), granularity=granularity)
+    frames = calibration_frames(task, task.clips("train"), streams=4, frames=12)
+    noise = torch.Generator().manual_seed(9)
+    frames = [frame + 0.1 * torch.randn(frame.shape, generator=noise) for frame in frames]
+    found = calibrate(model, frames, [0.2, 0.5])
+    for budget in (0.2, 0.5):
+        policy = CalibratedThreshold(found.table, budget)
+        assert realised_share(model, frames, policy.select) == pytest.approx(budget, rel=0.08)
+    learned = LearnedPolicy(model.layout(frames[0]).gates, 32, granularity, budgets=[0.2, 0.5])
+    install(learned, found)
+    torch.nn.init.constant_(learned.out.bias, 0.7)
+    fit_table(model, frames, learned, learned.table)
+    learned.budget = 0.5
+    assert realised_share(model, frames, learned.select) == pytest.approx(0.5, rel=0.15)
+
+
+def test_gumbel_gradient_is_that_of_the_blended_forward_pass() -> None:
+    """Without noise, at one gate of one frame: dL/dscore = dL/dm * dm/dscore, dL/dm by finite differences."""
+    task = Task()
+    model = eventful.wrap(task.model, All(), granularity="frame")
+    frames = calibration_frames(task, task.clips("train"), streams=1, frames=2)
+    loss = FrameLoss(task, model, Objective(fidelity=1.0, worst=0.0))
+    mask_N = (torch.arange(17) % 3 == 0).float()
+
+    def value(mask: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            _, state = eventful.drive(model.decisions(frames[0], None, masked=True), lambda _: None)
+        features, _ = eventful.drive(
+            model.decisions(frames[1], state, masked=True), lambda _: Selection(mask_BN=mask[None])
+        )
+        return loss(features, loss.dense(frames[1]), []).total_B.sum()
+
+    mask = mask_N.clone().requires_grad_()
+    value(mask).backward()
+    for token in (2, 7):
+        step = torch.zeros(17)
+        step[token] = 1e-2
+        numeric = (value(mask_N + step) - value(mask_N - step)) / 2e-2
+        assert float(mask.grad[token]) == pytest.approx(float(numeric), rel=0.05, abs=1e-5)
+
+
+class FreeLogits(LearnedPolicy):
+    """Scores that ignore what is seen: a free logit for every token, above the threshold of the budget."""
+
+    def __init__(self) -> None:
+        super().__init__(gates=1, dim=32, budgets=[0.2, 0.5])
+        self.logit_N = torch.nn.Parameter(torch.zeros(17))
+
+    def score(self, observation, budget_B=None):
+        return self.logit_N - self.table(observation.gate, budget_B)[:, None]
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
+def test_both_estimators_find_the_best_mask_of_a_toy_stream(estimator) -> None:
+    """Only one row of patches ever changes; the best mask at a budget of a quarter updates these tokens alone."""
+    task = Task(has_labels=False)
+    clips = [clip for clip in task.clips("train")]
+    for clip in clips:
+        noise = torch.randint(0, 255, (len(clip), 8, 32, 3), generator=torch.Generator().manual_seed(1)).byte()
+        clip.frames_THWC[:] = clip.frames_THWC[:1]
+        clip.frames_THWC[:, 8:16] = noise
+    task.clips = lambda split: clips
+    policy = FreeLogits()
+    source = StreamSource(clips, range(4), (0.3, 0.3))
+    if estimator == "gumbel":
+        model = eventful.wrap(task.model, policy, granularity="frame")
+        loss = FrameLoss(task, model, Objective(worst=0.0))
+        made = GumbelEstimator(task, model, policy, loss, source, BudgetControl(policy), window=3, sharpness=1.0)
+    else:
+        engine = SelectionEngine("frame", task, policy=policy, reward={"kind": "fidelity", "weight": 0.0})
+        options = ReinforceOptions(window=3, rollouts=8, sharpness=1.0, discount=0.5)
+        made = ReinforceEstimator(engine, policy, source, BudgetControl(policy), options)
+    optimizer = torch.optim.Adam([policy.logit_N], lr=0.2)
+    made.begin("toy")
+    for _ in range(60):
+        optimizer.zero_grad()
+        made.window()
+        optimizer.step()
+    changing = set(range(1 + 4, 1 + 8))
+    assert set(policy.logit_N.detach()[1:].topk(4).indices.add(1).tolist()) == changing
+    score_N = policy.logit_N.detach() - policy.table(0, torch.tensor([0.3]))
+    assert score_N[5:9].min() > 0, "the budget pays for these"
+    assert score_N[1:5].max() < 0 and score_N[9:].max() < 0, "and for no more"

@@ -1,0 +1,1 @@
+"""Time, memory and compute of eventful inference against the dense model."""

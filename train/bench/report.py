@@ -1,0 +1,151 @@
+"""What the benchmark found, as text and as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.bench.op_profile import FrameProfile
+from train.bench.paper_column import AccountingCheck
+from train.bench.run import Timing
+from train.evaluation.tables import markdown
+
+MB = 1e6
+
+LEGEND = """
+- **ms**, **dense ms**: per frame of one stream, median of the frames [quartiles]; the dense model is timm's, with
+  fused attention, and sees the same frames in turn. **speed-up**: frame by frame.
+- **MACs**: dense over eventful multiply-accumulates, in the blocks, gates included (the paper's accounting);
+  **of it**: speed-up over that. **whole model**, **of it**: with patch embedding and head on both sides, which the
+  times contain as well.
+- **same kernels**: speed-up over the dense model when its linear layers, too, are computed by oneDNN, as those of
+  packed rows are on CPUs; what is left without it is due to eventfulness alone.
+- **state**: what is kept between two frames. **peak**: memory of a flush and two frames beyond the weights, state
+  included.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mode of a case.
+
+    Attributes:
+        size: Side of the frames in pixels.
+        r: Tokens that each gate selects.
+        mode: Of `train.bench.run.MODES`.
+        state_bytes: Of one stream, from shapes.
+        timing: None if the mode was skipped.
+        peak_bytes: None if it was not measured.
+        skipped: Why the mode was skipped, or an empty string.
+    """
+
+    size: int
+    r: int
+    mode: str
+    state_bytes: int
+    timing: Timing | None = None
+    peak_bytes: int | None = None
+    skipped: str = ""
+
+
+@dataclass
+class Report:
+    """All results.
+
+    Attributes:
+        about: What was run, where.
+        rows: Of the cases.
+        dense_peaks: Peak bytes of the dense model, by size.
+        checks: Of the published compute column.
+        profiles: By case and mode.
+    """
+
+    about: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    dense_peaks: dict[int, int] = field(default_factory=dict)
+    checks: list[AccountingCheck] = field(default_factory=list)
+    profiles: dict[str, FrameProfile] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_markdown(self) -> str:
+        """The whole report."""
+        parts = ["# Benchmark", "\n".join(f"- {name}: {value}" for name, value in self.about.items())]
+        if self.rows:
+            parts += [timing_table(self.rows), LEGEND.strip()]
+        if self.dense_peaks:
+            peaks = ", ".join(f"{size} px: {peak / MB:.0f} MB" for size, peak in self.dense_peaks.items())
+            parts.append(f"Peak of the dense model: {peaks}.")
+        parts += [accounting_table(check) for check in self.checks]
+        parts += [profile_table(name, profile) for name, profile in self.profiles.items()]
+        return "\n\n".join(parts) + "\n"
+
+
+def timing_table(rows: list[Row]) -> str:
+    """One line for each mode of each case."""
+    header = ["size", "r", "mode", "ms", "dense ms", "speed-up", "MACs", "of it", "whole model", "of it"]
+    return markdown([*header, "same kernels", "state MB", "peak MB"], [_cells(row) for row in rows])
+
+
+def _cells(row: Row) -> list[str]:
+    start = [str(row.size), str(row.r), row.mode]
+    state = f"{row.state_bytes / MB:.0f}"
+    peak = "" if row.peak_bytes is None else f"{row.peak_bytes / MB:.0f}"
+    timing = row.timing
+    if timing is None:
+        return [*start, f"skipped: {row.skipped}", *[""] * 7, state, peak]
+    speedup = timing.speedup[1]
+    return [
+        *start,
+        "{1:.1f} [{0:.1f}, {2:.1f}]".format(*timing.ms),
+        "{1:.0f} [{0:.0f}, {2:.0f}]".format(*timing.dense_ms),
+        "{1:.2f} [{0:.2f}, {2:.2f}]".format(*timing.speedup),
+        f"{timing.macs:.2f}",
+        f"{speedup / timing.macs:.2f}",
+        f"{timing.macs_overall:.2f}",
+        f"{speedup / timing.macs_overall:.2f}",
+        "" if timing.same_kernels is None else f"{timing.same_kernels[1]:.2f}",
+        state,
+        peak,
+    ]
+
+
+def accounting_table(check: AccountingCheck) -> str:
+    """The published compute column, operation by operation."""
+    rows = [
+        [name, f"{amount:.3f}", f"{check.ledger[name]:.3f}" if name in check.ledger else ""]
+        for name, amount in sorted(check.by_operation.items(), key=lambda item: -item[1])
+    ]
+    theirs = check.published
+    rows.append(["**steady state**", f"{check.total:.2f}", "" if theirs is None else f"authors: {theirs[1]}"])
+    rows.append(["**flush**", f"{check.flush:.2f}", "" if theirs is None else f"authors: {theirs[0]}"])
+    verdict = "agrees" if check.agrees else "DOES NOT AGREE"
+    title = (
+        f"## ViTDet-B, {check.size} px, r={check.r}, random weights: the authors' accounting of a real run {verdict}"
+    )
+    return f"{title}\n\nGiga-MACs of a frame.\n\n" + markdown(["operation", "accounting", "ledger of the run"], rows)
+
+
+def profile_table(name: str, profile: FrameProfile, most: int = 16) -> str:
+    """The slowest operations of a frame."""
+    total = sum(op.seconds for op in profile.ops)
+    rows = [
+        [op.name, op.shapes, str(op.calls), f"{op.seconds * 1e3:.2f}", f"{100 * op.seconds / profile.seconds:.1f} %"]
+        for op in profile.ops[:most]
+    ]
+    other = total - sum(op.seconds for op in profile.ops[:most])
+    outside = profile.seconds - total
+    for label, seconds in (("other operations", other), ("outside of operations", outside)):
+        rows.append([label, "", "", f"{seconds * 1e3:.2f}", f"{100 * seconds / profile.seconds:.1f} %"])
+    calls = sum(op.calls for op in profile.ops)
+    title = f"## Profile: {name}, {profile.seconds * 1e3:.1f} ms a frame, {calls} operations"
+    return f"{title}\n\n" + markdown(["operation", "shapes", "calls", "ms", "share"], rows)
+
+
+def checks_failed(checks: list[AccountingCheck]) -> Mapping[str, float]:
+    """Totals of the checks that do not agree, by case."""
+    return {f"{check.size}/{check.r}": check.total for check in checks if not check.agrees}

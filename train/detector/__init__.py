@@ -1,0 +1,1 @@
+"""Training of the shipped Doom detector: `python -m train.detector.train`."""

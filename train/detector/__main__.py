@@ -1,0 +1,5 @@
+"""`python -m train.detector`."""
+
+from train.detector.train import main
+
+main()

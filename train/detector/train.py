@@ -1,0 +1,292 @@
+"""Trains the dense Doom detector, and scores it on every split.
+
+    python -m train.detector.train out=runs/detector steps=3600
+    python -m train.detector.train --evaluate out=runs/detector
+
+Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest, with a warm-up, a constant
+rate and a linear decay, an exponential average of the weights, frames drawn so that rare classes are seen
+often. Training resumes from `OUT/state.pt`, written every `save_every` steps. `--evaluate` prints mAP50 on
+every split, and that of the frame one second earlier (`stale`); with `install=true` it also copies the
+weights into the package and writes the figures into the model card.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from envs.doom.clips import load_split
+from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
+from envs.doom.loss import detection_loss
+from envs.doom.task import normalise
+from train.detector.card import write_card
+from train.detector.crops import cut_windows, window_outputs
+from train.detector.frames import LabelledFrames
+from train.detector.score import score
+
+
+@dataclass
+class DetectorConfig:
+    """What `key=value` can set.
+
+    Attributes:
+        out: Folder for the log, the training state and the weights.
+        cache: Cache of recorded clips; empty for the default one.
+        clips: Recordings to learn from.
+        frames: LabelledFrames of each recording.
+        stride: Tics (1/35 s) between the frames.
+        steps: Optimiser steps of the whole training.
+        batch: LabelledFrames of a step; three times as many windows while training on windows.
+        windows: Share of the steps, at the beginning, that train on windows of a third of a frame only; later
+            every second step does.
+        lr: Highest learning rate.
+        weight_decay: Of the matrices of the blocks; the rest has none.
+        warmup: Steps until the rate is reached.
+        decay: Share of the steps, at the end, over which the rate falls to zero.
+        ema: Decay of the average of the weights, reached gradually.
+        seed: Of weights, frames and augmentation.
+        save_every: Steps between two saved states.
+        precision: `fp32`, or `bf16` for forward and backward (the weights stay fp32).
+        workers: Threads that share the work of a step, each with its own part of the batch.
+        install: With `--evaluate`, ship these weights and write the model card.
+    """
+
+    out: str = "runs/detector"
+    cache: str = ""
+    clips: int = 960
+    frames: int = 24
+    stride: int = 14
+    steps: int = 3600
+    batch: int = 16
+    windows: float = 0.6
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    decay: float = 0.5
+    ema: float = 0.998
+    seed: int = 0
+    save_every: int = 200
+    precision: str = "bf16"
+    workers: int = 2
+    install: bool = False
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder that `cache` names, None for the default one."""
+        return Path(self.cache) if self.cache else None
+
+
+def parse(arguments: list[str]) -> DetectorConfig:
+    """DetectorConfig from `key=value` words.
+
+    Raises:
+        ValueError: If a key is unknown or a value has the wrong type.
+    """
+    kinds = {field.name: field for field in fields(DetectorConfig)}
+    options = DetectorConfig()
+    for word in arguments:
+        key, separator, value = word.partition("=")
+        if not separator or key not in kinds:
+            raise ValueError(f"unknown option {word!r}; use key=value with one of {', '.join(kinds)}")
+        kind = type(getattr(options, key))
+        if kind is bool and value not in ("true", "false"):
+            raise ValueError(f"{key} must be true or false, got {value!r}")
+        try:
+            setattr(options, key, value == "true" if kind is bool else kind(value))
+        except ValueError as error:
+            raise ValueError(f"{key} must be {kind.__name__}, got {value!r}") from error
+    if options.workers < 1 or options.batch % options.workers:
+        raise ValueError(f"batch={options.batch} must be a multiple of workers={options.workers}")
+    if options.precision not in ("bf16", "fp32"):
+        raise ValueError(f"precision must be bf16 or fp32, got {options.precision!r}")
+    return options
+
+
+class Worker:
+    """Computes the gradients of one part of every batch, on one thread.
+
+    It has a copy of the model. In `bf16` the copy is in bfloat16 throughout: on a CPU, autocast spends its gain on
+    conversions. One thread a worker, because two that meet at every operation wait for each other more than they
+    compute once the machine has other work too.
+    """
+
+    def __init__(self, model: VisionTransformer, frames: LabelledFrames, options: DetectorConfig, index: int) -> None:
+        self.dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        self.model = copy.deepcopy(model).to(self.dtype).train()
+        self.frames = frames
+        self.size = options.batch // options.workers
+        self.generator = torch.Generator().manual_seed(options.seed * 1000 + index)
+
+    def gradients(self, model: nn.Module, windows: bool) -> float:
+        """Takes over the weights of `model`, computes the gradients; returns the mean loss."""
+        torch.set_num_threads(1)
+        self.model.load_state_dict(model.state_dict())
+        self.model.zero_grad()
+        images, targets = self.frames.batch(self.size * (3 if windows else 1), self.generator)
+        if windows:
+            images, targets, tokens_BW = cut_windows(images, targets, self.generator)
+            outputs = window_outputs(self.model, normalise(images).to(self.dtype), tokens_BW)
+        else:
+            outputs = self.model(normalise(images).to(self.dtype))
+        loss = detection_loss(outputs, targets).mean()
+        loss.backward()
+        return loss.item()
+
+
+def rate(step: int, options: DetectorConfig) -> float:
+    """Share of the learning rate at a step: warm-up, plateau, linear decay."""
+    left = (options.steps - step) / max(1.0, options.decay * options.steps)
+    return max(0.0, min(1.0, (step + 1) / options.warmup, left))
+
+
+def train(options: DetectorConfig) -> None:
+    """Trains, or goes on training, and writes `OUT/detector.safetensors`."""
+    torch.manual_seed(options.seed)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    model = build_detector()
+    average = AveragedModel(model, avg_fn=partial(_average, decay=options.ema))
+    optimizers = _optimizers(model, options)
+    clips = load_split("detector", options.clips, options.frames, options.stride, options.cache_folder)
+    frames = LabelledFrames(clips)
+    workers = [Worker(model, frames, options, k) for k in range(options.workers)]
+    torch.set_num_threads(1)
+    step = _resume(out, model, average, optimizers, workers)
+    losses, started, first = 0.0, time.monotonic(), step
+    with ThreadPoolExecutor(options.workers) as pool:
+        while step < options.steps:
+            windows = step < options.windows * options.steps or step % 2 == 1
+            loss = sum(pool.map(partial(Worker.gradients, model=model, windows=windows), workers)) / len(workers)
+            if not math.isfinite(loss):
+                raise RuntimeError(f"the loss is not finite at step {step}; lower lr or use precision=fp32")
+            _collect(model, workers)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = options.lr * rate(step, options)
+            list(pool.map(lambda optimizer: optimizer.step(), optimizers))
+            average.update_parameters(model)
+            step += 1
+            losses += loss
+            if step % 20 == 0:
+                speed = (step - first) * options.batch / (time.monotonic() - started)
+                _log(out, f"step {step} loss {losses / 20:.4f} {speed:.1f} frames/s")
+                losses, started, first = 0.0, time.monotonic(), step
+            if step % options.save_every == 0 or step == options.steps:
+                _save(out, step, model, average, optimizers, workers)
+
+
+def _optimizers(model: nn.Module, options: DetectorConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, in two halves that run side by side; AdamW for everything else."""
+    blocks = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.dim() == 2]
+    chosen = {id(p) for p in blocks}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    halves = (blocks[::2], blocks[1::2])
+    return [
+        *(torch.optim.Muon(half, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw") for half in halves),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _average(average: Tensor, value: Tensor, count: Tensor | int, decay: float) -> Tensor:
+    """Exponential average whose first values do not linger: the decay grows with the count of values."""
+    return torch.lerp(value, average, min(decay, (1 + int(count)) / (10 + int(count))))
+
+
+def _collect(model: nn.Module, workers: list[Worker]) -> None:
+    """Gives the model the mean of the workers' gradients, in single precision."""
+    for parameter, *others in zip(model.parameters(), *(worker.model.parameters() for worker in workers), strict=True):
+        parameter.grad = torch.stack([other.grad.float() for other in others]).mean(0)
+
+
+def _save(
+    out: Path,
+    step: int,
+    model: nn.Module,
+    average: AveragedModel,
+    optimizers: list[torch.optim.Optimizer],
+    workers: list[Worker],
+) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "generators": [worker.generator.get_state() for worker in workers],
+    }
+    torch.save(state, out / "state.tmp")
+    (out / "state.tmp").replace(out / "state.pt")
+    save_detector(average.module, out / "detector.safetensors")
+
+
+def _resume(
+    out: Path,
+    model: nn.Module,
+    average: AveragedModel,
+    optimizers: list[torch.optim.Optimizer],
+    workers: list[Worker],
+) -> int:
+    """Restores the saved state, if there is one; returns the step to go on from."""
+    path = out / "state.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    for worker, generator in zip(workers, state["generators"], strict=True):
+        worker.generator.set_state(generator)
+    _log(out, f"resumed at step {state['step']}")
+    return int(state["step"])
+
+
+def _log(out: Path, line: str) -> None:
+    print(line, flush=True)
+    with (out / "log.txt").open("a") as file:
+        file.write(line + "\n")
+
+
+def evaluate(options: DetectorConfig) -> dict[str, dict[str, float]]:
+    """Prints the scores of the weights in `OUT` on every split; installs the weights if asked to."""
+    path = Path(options.out) / "detector.safetensors"
+    model = load_detector(path)
+    scores = {}
+    for split in ("train", "val", "test", "test_maps"):
+        scores[split] = score(model, load_split(split, folder=options.cache_folder))
+        print(split, " ".join(f"{key} {value:.3f}" for key, value in scores[split].items()), flush=True)
+    if options.install:
+        WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, WEIGHTS)
+        hidden = ("out", "cache", "install", "save_every")
+        recipe = {key: value for key, value in asdict(options).items() if key not in hidden}
+        write_card(WEIGHTS.parent / "README.md", recipe, scores)
+    return scores
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    evaluating = "--evaluate" in words
+    try:
+        options = parse([word for word in words if word != "--evaluate"])
+        evaluate(options) if evaluating else train(options)
+    except (ValueError, OSError) as error:
+        print(f"train.detector.train: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Holding the mean spending at the budget while a policy learns, and pricing it.
+
+Minimise E[damage] subject to E[cost / budget] = 1. The mean is over all footage: a busy clip may spend more than its
+budget if quiet ones spend less. Two things keep the constraint. Neither is a penalty on single windows, which would
+charge busy ones, pay quiet ones, and so teach the policy to spend alike in both:
+
+- **Thresholds are steered**: after each window the table's thresholds move by gain * (realised / asked - 1), the mean
+  over streams, each at the knots beside its budget. It is the shift of all scores that calibration makes at the end.
+- **The price is the Lagrange multiplier**: with damage + price * cost, a common shift s of all logits is stationary if
+
+      price = - (d damage / d s) / (d cost / d s),
+
+  both running means over windows. So gradients say nothing about how much to spend, only where; and at the optimum a
+  MAC is worth the same everywhere. (The last layer's bias, which is such a shift, is left alone: its gradient is
+  nothing but rounding, which Adam would blow up to full steps.)
+
+Shape suffixes: B streams.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policies import LearnedPolicy
+from train import distributed
+
+
+class BudgetControl:
+    """Gradients at the running price, and thresholds that follow the budget.
+
+    Args:
+        policy: In training.
+        gain: Of the thresholds, in log threshold per relative excess, of all streams' windows together.
+        momentum: Of the running means behind the price.
+
+    Attributes:
+        price: Of cost / budget, in units of damage; never negative.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(self, policy: LearnedPolicy, gain: float = 0.4, momentum: float = 0.9) -> None:
+        if gain < 0 or not 0 <= momentum < 1:
+            raise ValueError(f"the gain must be at least 0, the momentum in [0, 1), got {gain} and {momentum}")
+        self._policy, self._gain, self._momentum = policy, gain, momentum
+        self._slopes = torch.zeros(2, dtype=torch.float64)
+        self.price = 0.0
+
+    def backward(self, damage: Tensor, cost: Tensor, shift: Tensor) -> None:
+        """Accumulates the gradients of damage + price * cost in the policy's parameters.
+
+        Args:
+            damage: Scalar.
+            cost: Scalar, relative to the budget.
+            shift: Zero that was added to all logits.
+        """
+        shifting = self._policy.out.bias
+        trained = [p for p in self._policy.parameters() if p.requires_grad and p is not shifting]
+        *of_cost, cost_slope = torch.autograd.grad(cost, [*trained, shift], retain_graph=True, allow_unused=True)
+        damage.backward()
+        shifting.grad = None
+        slopes = [torch.zeros_like(shift) if slope is None else slope for slope in (shift.grad, cost_slope)]
+        now = distributed.mean(torch.stack(slopes).double().cpu())
+        self._slopes = self._momentum * self._slopes + (1 - self._momentum) * now
+        of_damage, of_cost_too = self._slopes.tolist()
+        self.price = max(-of_damage / max(of_cost_too, 1e-12), 0.0)
+        for parameter, gradient in zip(trained, of_cost, strict=True):
+            if gradient is not None:
+                known = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = known + self.price * gradient
+
+    def steer(self, budget_B: Tensor, relative_B: Tensor) -> None:
+        """Moves the thresholds after a window.
+
+        Args:
+            budget_B: Of this process's streams.
+            relative_B: Their mean cost / budget.
+        """
+        both_B2 = distributed.gather(torch.stack([budget_B, relative_B], 1).float().cpu())
+        excess_B = (both_B2[:, 1] - 1).clamp(-1, 1)
+        self._policy.table.nudge(both_B2[:, 0], self._gain * excess_B / len(excess_B))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For checkpoints."""
+        return {"slopes": self._slopes}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """From a checkpoint."""
+        self._slopes = state["slopes"]

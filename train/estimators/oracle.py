@@ -1,0 +1,105 @@
+"""Warm start: regress the policy's scores on the gradient oracle's.
+
+With every mask entry at 1/2, minus the gradient of the frame's loss with respect to the mask is the benefit of updating
+each token, all tokens in one backward pass. The policy's scores are fitted to the benefits b by listwise
+cross-entropy, with target p_i = max(b_i, 0) / sum_j max(b_j, 0) against softmax(kappa * score), on states that the
+policy itself leaves behind.
+
+Shape suffixes: B streams, N tokens, G gates.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import eventful
+from envs.task import VideoTask
+from eventful import StreamState
+from policies import GateObservation, LearnedPolicy, Selection
+from train import distributed
+from train.estimators.objective import FrameLoss
+from train.estimators.streams import Batch, StreamBatch, begin
+
+
+class OracleWarmStart:
+    """Fits a policy to the gradient oracle.
+
+    Args:
+        task: Preprocessing, labels.
+        model: Eventful model around the task's model.
+        policy: To be fitted.
+        loss: Whose gradient is the oracle.
+        lr: Of Adam.
+    """
+
+    def __init__(
+        self,
+        task: VideoTask,
+        model: eventful.EventfulModel,
+        policy: LearnedPolicy,
+        loss: FrameLoss,
+        lr: float = 3e-3,
+    ) -> None:
+        self._task, self._model, self._policy, self._loss = task, model, policy, loss
+        self._log_kappa = torch.zeros((), requires_grad=True, device=next(policy.parameters()).device)
+        self._optimizer = torch.optim.Adam([*policy.parameters(), self._log_kappa], lr=lr)
+
+    def fit(self, streams: StreamBatch, frames: int, show: bool = True) -> float:
+        """Walks the streams for some frames, one optimiser step each; returns the last tenth's mean loss."""
+        state: StreamState | None = None
+        losses: list[float] = []
+        for batch in tqdm(islice(streams, frames), total=frames, unit="frame", desc="oracle", disable=not show):
+            state, loss = self._frame(batch, begin(state, batch))
+            losses += [] if loss is None else [loss]
+        recent = losses[-max(len(losses) // 10, 1) :]
+        return sum(recent) / max(len(recent), 1)
+
+    def _frame(self, batch: Batch, state: StreamState | None) -> tuple[StreamState, float | None]:
+        device = next(self._model.parameters()).device
+        frame, budget_B = self._task.preprocess(batch.frames_BHWC.to(device)), batch.budget_B.to(device)
+        loss = None if state is None else self._learn(frame, batch, state, budget_B)
+
+        def decide(observation: GateObservation) -> Selection:
+            with torch.no_grad():
+                return Selection.where(self._policy.score(observation, budget_B) > 0, observation)
+
+        _, state = eventful.drive(self._model.decisions(frame, state), decide)
+        return state, loss
+
+    def _learn(self, frame: Tensor, batch: Batch, state: StreamState, budget_B: Tensor) -> float | None:
+        masks: list[Tensor] = []
+        scores: list[Tensor] = []
+
+        def half(observation: GateObservation) -> Selection:
+            scores.append(self._policy.score(observation, budget_B))
+            masks.append(torch.full_like(scores[-1], 0.5).requires_grad_())
+            return Selection(mask_BN=masks[-1])
+
+        features, _ = eventful.drive(self._model.decisions(frame, state, masked=True), half)
+        local, counted = torch.zeros(()), torch.zeros(())
+        if masks:
+            terms = self._loss(features, self._loss.dense(frame), batch.targets)
+            benefit_GBN = -torch.stack(torch.autograd.grad(terms.total_B.sum(), masks))
+            benefit_BN = benefit_GBN.transpose(0, 1).flatten(1).clamp(min=0)
+            score_BN = torch.stack(scores, 1).flatten(1)
+            counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)
+            target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
+            log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
+            local, counted = (-(target_BN * log_p_BN).sum(1) * counted_B).sum(), counted_B.sum()
+        return self._step(local, counted)
+
+    def _step(self, local: Tensor, counted: Tensor) -> float | None:
+        """One optimiser step, in which all processes take part, also those whose streams are all at a flush."""
+        count = float(distributed.mean(counted.cpu()))
+        if not count:
+            return None
+        self._optimizer.zero_grad(set_to_none=True)
+        if local.requires_grad:
+            (local / count).backward()
+        distributed.average_gradients([*self._policy.parameters(), self._log_kappa])
+        self._optimizer.step()
+        return float(distributed.mean(local.cpu() / count))

@@ -1,0 +1,1 @@
+"""Learned against heuristic policies: runs, statistics, tables, pictures."""

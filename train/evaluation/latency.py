@@ -1,0 +1,81 @@
+"""Time per frame of an eventful model against the dense one, on the same frames, in turn.
+
+One stream. Each frame goes first through the dense model (timm, fused attention), then through the eventful one, so
+that whatever else the machine does meets both alike; the ratio is taken frame by frame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.task import Clip, VideoTask
+from eventful import EventfulModel
+from policies import Policy
+from train.evaluation.results_file import Key, Latency
+
+WARM_UP = 3
+"""Frames after each flush that are not timed."""
+
+CLIPS = 4
+"""Clips over which the frames are spread: a policy whose cost follows the content is faster on some than on others."""
+
+
+@torch.inference_mode()
+def measure_latency(
+    task: VideoTask, model: EventfulModel, policy: Policy, clips: Sequence[Clip], frames: int, key: Key
+) -> Latency:
+    """Times a policy on a few clips.
+
+    Args:
+        task: With the dense model.
+        model: The eventful model around it; its policy and state are replaced.
+        policy: With its budget set.
+        clips: Of which some are picked; each runs from a flush, and back and forth if it is too short.
+        frames: How many to time, over all clips.
+        key: For the result.
+    """
+    weight = next(task.model.parameters())
+    model.policy = policy
+    picked = clips[:: max(len(clips) // CLIPS, 1)][:CLIPS]
+    seconds = []
+    for clip in picked:
+        model.reset()
+        for k in range(WARM_UP + 1 + -(-frames // len(picked))):
+            frame = _input(task, clip, k, weight)
+            pair = [_timed(call, frame) for call in (task.model, model)]
+            if k > WARM_UP:
+                seconds.append(pair)
+    model.reset()
+    dense_ms, eventful_ms = 1e3 * np.array(seconds).T
+    ratios = _quartiles(dense_ms / eventful_ms)
+    return Latency(key, len(seconds), _quartiles(dense_ms), _quartiles(eventful_ms), ratios)
+
+
+def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:
+    """Walks through the clip forwards and backwards, so that there is never a jump."""
+    last = len(clip) - 1
+    t = last - abs(last - k % (2 * last))
+    return task.preprocess(clip.frames_THWC[t : t + 1].to(weight.device)).to(weight.dtype)
+
+
+def _timed(call: Callable[[Tensor], object], frame: Tensor) -> float:
+    _wait(frame)
+    started = time.perf_counter()
+    call(frame)
+    _wait(frame)
+    return time.perf_counter() - started
+
+
+def _wait(frame: Tensor) -> None:
+    if frame.is_cuda:
+        torch.cuda.synchronize(frame.device)
+
+
+def _quartiles(values: np.ndarray) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return float(low), float(middle), float(high)

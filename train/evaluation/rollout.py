@@ -1,0 +1,234 @@
+"""Runs a policy over held-out clips and measures it: the same frames and the same accounting for every policy.
+
+Clips of equal length and size run as independent streams of one model, from a flush to the end. The flush itself is
+dense whatever the policy, so everything is scored on the frames after it.
+
+Shape suffixes: B streams, T frames, N tokens, D channels, H height, W width, C channels, G gates, U clips,
+R resamples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.task import Clip, Metric, VideoTask, token_distance
+from eventful import EventfulModel, StreamState
+from policies import Policy
+from train.evaluation.results_file import Key, Record
+
+_HALF_LIMIT = 6e4
+"""Larger values do not fit into half precision."""
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips that run side by side: equal numbers of frames, equal frame sizes."""
+
+    clips: Sequence[Clip]
+
+    def __len__(self) -> int:
+        return len(self.clips[0])
+
+    def frame(self, t: int) -> Tensor:
+        """Frame t of each clip (B, H, W, 3), uint8."""
+        return torch.stack([clip.frames_THWC[t] for clip in self.clips])
+
+
+def batch_clips(clips: Sequence[Clip], streams: int) -> list[ClipBatch]:
+    """Cuts clips into groups of at most `streams`; those of one shape stay in order."""
+
+    def shape(clip: Clip) -> tuple[int, ...]:
+        return tuple(clip.frames_THWC.shape)
+
+    alike = [list(same) for _, same in groupby(sorted(clips, key=shape), key=shape)]
+    return [ClipBatch(same[i : i + streams]) for same in alike for i in range(0, len(same), streams)]
+
+
+class Footage:
+    """Held-out clips as model inputs, with the dense model's outputs, which are computed once.
+
+    Args:
+        task: Supplies model and preprocessing.
+        clips: To evaluate on, each of two frames or more.
+        streams: B at most.
+        device: Of the model.
+        dtype: Of the model.
+        cache_bytes: Most memory for kept dense outputs; what does not fit is computed again for every policy.
+
+    Raises:
+        ValueError: If there is no clip, or one has fewer than two frames.
+    """
+
+    def __init__(
+        self,
+        task: VideoTask,
+        clips: Sequence[Clip],
+        streams: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        if not clips:
+            raise ValueError("there are no clips to evaluate on")
+        short = next((clip for clip in clips if len(clip) < 2), None)
+        if short is not None:
+            raise ValueError(f"clip {short.name!r} has {len(short)} frames; the first is a flush, so 2 are needed")
+        self.task, self.groups, self.clips = task, batch_clips(clips, streams), clips
+        self._device, self._dtype = device, dtype
+        self._room = cache_bytes
+        self._dense: dict[tuple[int, int], Tensor] = {}
+
+    def inputs(self, group: ClipBatch, t: int) -> Tensor:
+        """Model input of frame t (B, 3, H, W)."""
+        return self.task.preprocess(group.frame(t).to(self._device)).to(self._dtype)
+
+    def dense(self, group: ClipBatch, t: int, frame: Tensor) -> Tensor:
+        """The dense model's features of frame t."""
+        key = (id(group), t)
+        if key in self._dense:
+            return self._dense[key]
+        features: Tensor = self.task.model.forward_features(frame)  # type: ignore[operator]
+        half = features.half() if features.abs().max() < _HALF_LIMIT else features
+        size = half.numel() * half.element_size()
+        if size <= self._room:
+            self._room -= size
+            self._dense[key] = half
+        # Also when there is no room, so that results do not depend on the size of the cache.
+        return half
+
+
+@torch.inference_mode()
+def evaluate_policy(
+    model: EventfulModel, policy: Policy, footage: Footage, key: Key, draws_RU: np.ndarray, detail: str = ""
+) -> Record:
+    """Runs a policy over all clips.
+
+    Args:
+        model: The eventful model around the task's; its policy and state are replaced.
+        policy: With its budget set.
+        footage: Held-out clips.
+        key: Of the run.
+        draws_RU: Resamples of the clips (indices into `footage.clips`), from `frontier.draw`.
+        detail: The policy's setting, for the record.
+    """
+    started = time.perf_counter()
+    metric = footage.task.metric() if footage.task.has_labels else None
+    tallies: dict[str, Tally] = {}
+    model.policy = policy
+    for group in footage.groups:
+        tallies |= _run_group(model, footage, group, metric)
+    model.reset()
+    rows = [tallies[clip.name] for clip in footage.clips]
+    names = [clip.name for clip in footage.clips]
+    metric_R = [] if metric is None else [metric.compute([names[u] for u in draw_U]) for draw_U in draws_RU]
+    frames_U = [row.frames for row in rows]
+    columns = {name: [row.mean(name) for row in rows] for name in ("share", "overall", "policy", "distance", "worst")}
+    rates_GU = np.array([(row.sum_rates / row.frames).tolist() for row in rows]).T
+    return Record(
+        key=key,
+        detail=detail,
+        clips=names,
+        frames_U=frames_U,
+        share_flush_U=[(row.sums["share"] + row.flush_share) / (row.frames + 1) for row in rows],
+        age_max_U=[row.age_max for row in rows],
+        rates_G=np.average(rates_GU, axis=1, weights=frames_U).tolist(),
+        metric_R=[float(value) for value in metric_R],
+        seconds=time.perf_counter() - started,
+        **{f"{name}_U": column for name, column in columns.items()},
+    )
+
+
+class Tally:
+    """Running sums of one clip."""
+
+    def __init__(self) -> None:
+        self.frames, self.age_max, self.flush_share = 0, 0, 0.0
+        self.sums: dict[str, float] = {}
+        self.sum_rates = torch.zeros(())
+
+    def add(self, values: Mapping[str, float], rates_G: Tensor, age_max: int) -> None:
+        """One frame after the flush."""
+        self.frames += 1
+        self.age_max = max(self.age_max, age_max)
+        self.sum_rates = self.sum_rates + rates_G
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def mean(self, name: str) -> float:
+        """Over the frames."""
+        return self.sums[name] / self.frames
+
+
+def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric: Metric | None) -> dict[str, Tally]:
+    """Streams one group of clips from a flush; updates the metric."""
+    tallies = [Tally() for _ in group.clips]
+    model.reset()
+    for t in range(len(group)):
+        frame = footage.inputs(group, t)
+        features = model.forward_features(frame)
+        if t == 0:
+            for tally, share in zip(tallies, model.macs.ratio.tolist(), strict=True):
+                tally.flush_share = share
+            continue
+        columns = _measure(model, features, footage.dense(group, t, frame))
+        rates_BG, age_max_B = selected(model.state)
+        rows = zip(tallies, rates_BG.cpu(), age_max_B.tolist(), strict=True)
+        for b, (tally, rates_G, age_max) in enumerate(rows):
+            tally.add({name: column[b] for name, column in columns.items()}, rates_G, age_max)
+        if metric is not None:
+            outputs = model.backbone.head(features)
+            for b, clip in enumerate(group.clips):
+                metric.update(clip.name, _stream(outputs, b), [clip.targets[t]])
+    return {clip.name: tally for clip, tally in zip(group.clips, tallies, strict=True)}
+
+
+def _measure(model: EventfulModel, features: Tensor, dense: Tensor) -> dict[str, list[float]]:
+    """Per stream: shares of the dense MACs and distances of this frame."""
+    macs = model.macs
+    mean_B, worst_B = token_distance(as_tokens(features), as_tokens(dense))
+    policy_B = macs.by_operation.get("policy", torch.zeros_like(macs.total)) / macs.dense_B
+    columns = {
+        "share": macs.ratio,
+        "overall": macs.overall_ratio,
+        "policy": policy_B,
+        "distance": mean_B,
+        "worst": worst_B,
+    }
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def selected(state: StreamState | None) -> tuple[Tensor, Tensor]:
+    """From a state after a frame: share of the tokens that each gate selected (B, G), and the greatest age (B,).
+
+    The age of a token is the number of frames since its last update: 0 if this frame updated it.
+    """
+    if state is None:
+        raise ValueError("there is no state before the first frame")
+    gates = [gate for block in state.blocks for gate in block.gates.values()]
+    if state.frame_gate is not None:
+        gates = [state.frame_gate]
+    ages_G = [state.frame - 1 - gate.stamp_BN for gate in gates]
+    rates_BG = torch.stack([(age_BN == 0).double().mean(1) for age_BN in ages_G], 1)
+    return rates_BG, torch.stack([age_BN.amax(1) for age_BN in ages_G]).amax(0)
+
+
+def as_tokens(features: Tensor) -> Tensor:
+    """Features as (B, N, D), also those that are a map (B, D, H, W)."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+
+
+def _stream(outputs: Any, b: int) -> Any:
+    """One stream of model outputs, whatever they are made of; the stream dimension stays."""
+    if isinstance(outputs, Tensor):
+        return outputs[b : b + 1]
+    if isinstance(outputs, Mapping):
+        return {name: _stream(value, b) for name, value in outputs.items()}
+    return type(outputs)(_stream(value, b) for value in outputs)

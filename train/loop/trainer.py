@@ -1,0 +1,206 @@
+"""The training loop: windows in segments, a checkpoint after each, exact resume.
+
+A segment starts all streams afresh from random numbers that depend on the seed and the segment's number alone. A
+checkpoint is written between two segments, so it needs no stream states, and a resumed run repeats the numbers of
+an uninterrupted one. Within a segment, windows go on from the states that the policy left behind.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from eventful.errors import UserError
+from policies import Layout, LearnedPolicy
+from train import distributed
+from train.estimators.protocol import Estimator
+from train.loop.history import History
+from train.loop.tensorboard import TensorBoardWriter
+from train.loop.validation import Validation, as_rows
+
+
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """How long and how fast.
+
+    Attributes:
+        steps: Windows, each with one optimiser step.
+        frames: Frames of all streams together in a window, for the log.
+        segment: Windows from one fresh start of the streams (and checkpoint) to the next.
+        lr: Peak learning rate; cosine decay to zero.
+        clip: Largest gradient norm.
+        seed: Of everything random.
+    """
+
+    steps: int
+    frames: int
+    segment: int
+    lr: float
+    clip: float
+    seed: int
+
+
+class Trainer:
+    """Runs an estimator over the schedule.
+
+    Args:
+        policy: To be trained.
+        estimator: Supplies gradients.
+        layout: Of the model, for the logs.
+        schedule: How long and how fast.
+        folder: Of checkpoint and event files.
+        rank: Of this process; the first one writes.
+        validation: Looked at before the first step and at every checkpoint; first process only.
+
+    Attributes:
+        step: Windows so far.
+        seconds: Of training so far, interruptions and validation left out.
+    """
+
+    def __init__(
+        self,
+        policy: LearnedPolicy,
+        estimator: Estimator,
+        layout: Layout,
+        schedule: TrainingSchedule,
+        folder: Path,
+        rank: int = 0,
+        validation: Validation | None = None,
+    ) -> None:
+        self._policy, self._estimator, self._layout = policy, estimator, layout
+        self._schedule, self._folder, self._validation = schedule, folder, validation
+        self._rank = rank
+        self._optimizer = torch.optim.Adam(policy.parameters(), lr=schedule.lr)
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._decay)
+        self.step, self.seconds = 0, 0.0
+        self._rates: list[float] = []
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a run resumes from."""
+        return self._folder / "training.pt"
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """Median over the windows of this run, of all processes together; None before the first."""
+        return statistics.median(self._rates) if self._rates else None
+
+    def resume(self, run: dict[str, Any]) -> bool:
+        """Goes on from the folder's checkpoint, if there is one.
+
+        Args:
+            run: What identifies the run; it must be the same as when the checkpoint was written.
+
+        Raises:
+            UserError: If the checkpoint is damaged, or belongs to a run with other settings.
+        """
+        if not self.checkpoint.exists():
+            return False
+        try:
+            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            differing = sorted(k for k in run.keys() | saved["run"].keys() if run.get(k) != saved["run"].get(k))
+        except Exception as error:
+            raise UserError(
+                f"{self.checkpoint} is damaged ({type(error).__name__}); delete it to start anew"
+            ) from error
+        if differing:
+            raise UserError(
+                f"{self.checkpoint} belongs to a run with other settings ({', '.join(differing)}); "
+                "choose another out folder, or delete it to start anew"
+            )
+        self._policy.load_state_dict(saved["policy"])
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._scheduler.load_state_dict(saved["scheduler"])
+        self._estimator.budget_control.load_state_dict(saved["spending"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        return True
+
+    def save(self, run: dict[str, Any]) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        saved = {
+            "policy": self._policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "spending": self._estimator.budget_control.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "run": run,
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".tmp")
+        torch.save(saved, partial)
+        os.replace(partial, self.checkpoint)
+
+    def fit(self, run: dict[str, Any], until: Callable[[], bool] = lambda: False) -> None:
+        """Trains to the end of the schedule, from wherever `resume` has put it.
+
+        Args:
+            run: See `resume`.
+            until: Asked after each segment; True ends the training early.
+        """
+        main = self._rank == 0
+        board = TensorBoardWriter(self._folder / "tensorboard", self.step) if main else None
+        history = History(self._folder, self.step) if main else None
+        bar = tqdm(total=self._schedule.steps, initial=self.step, unit="window", disable=not main, dynamic_ncols=True)
+        try:
+            if history is not None and not history.has(self.step):
+                self._look(board, history)
+            while self.step < self._schedule.steps:
+                started = time.perf_counter()
+                self._segment(board, bar)
+                self.seconds += time.perf_counter() - started
+                if main:
+                    self.save(run)
+                self._look(board, history)
+                if distributed.as_the_first_says(until()):
+                    break
+        finally:
+            bar.close()
+            if board is not None:
+                board.close()
+
+    def _look(self, board: TensorBoardWriter | None, history: History | None) -> None:
+        """What the policy has come to."""
+        if self._validation is None or board is None or history is None:
+            return
+        points = self._validation.points()
+        board.frontier(self.step, points)
+        history.add(self.step, self.seconds, as_rows(points))
+
+    def _segment(self, board: TensorBoardWriter | None, bar: tqdm) -> None:
+        schedule = self._schedule
+        self._estimator.begin(f"{schedule.seed}/{self.step // schedule.segment}")
+        for _ in range(min(schedule.segment, schedule.steps - self.step)):
+            started = time.perf_counter()
+            self._optimizer.zero_grad(set_to_none=True)
+            result = self._estimator.window()
+            distributed.average_gradients(self._policy.parameters())
+            norm = nn.utils.clip_grad_norm_(self._policy.parameters(), schedule.clip)
+            if not torch.isfinite(norm):
+                raise UserError(f"gradients are not finite at step {self.step}; lower lr (it is {schedule.lr})")
+            self._optimizer.step()
+            self._scheduler.step()
+            self.step += 1
+            self._rates.append(schedule.frames / (time.perf_counter() - started))
+            bar.update()
+            shown: dict[str, object] = {k: f"{result.stats[k]:.3g}" for k in ("loss", "spent_over_budget")}
+            bar.set_postfix(shown, refresh=False)
+            if board is not None:
+                extra = {"grad_norm": float(norm), "frames_per_second": self._rates[-1]}
+                board.window(self.step, result, self._layout, extra)
+        if board is not None:
+            board.masks(self.step, result, self._layout)
+
+    def _decay(self, step: int) -> float:
+        warm = min((step + 1) / 10, 1.0)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(step / self._schedule.steps, 1.0)))
