@@ -288,7 +288,7 @@ class SelectionEngine:
 
 def _labels(task: VideoTask, reward: Reward, wanted: bool | None) -> bool:
     """Whether frames are compared with labels."""
-    if not task.has_labels and (reward.needs_labels or wanted):
-        what = f"a reward of kind {reward.kind!r}" if reward.needs_labels else "score_labels"
+    if not task.has_labels and (reward.objective.needs_labels or wanted):
+        what = f"a reward of kind {reward.kind!r}" if reward.objective.needs_labels else "score_labels"
         raise ValueError(f"{what} needs labels, which task {task.name} does not have")
-    return task.has_labels if wanted is None else wanted or reward.needs_labels
+    return task.has_labels if wanted is None else wanted or reward.objective.needs_labels

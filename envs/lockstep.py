@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from envs.observation import selection
@@ -62,7 +61,6 @@ class Lockstep:
         self.gate = 0
         self._step: Step | None = None
         self._observation: GateObservation | None = None
-        self._masks: list[Tensor] = []
 
     @classmethod
     def flushed(cls, model: EventfulModel, streams: list[int], inputs: Inputs) -> Lockstep:
@@ -83,7 +81,7 @@ class Lockstep:
     def begin(self, inputs: Inputs) -> None:
         """Shows the streams their frames, up to the first gate."""
         self.frames_BCHW = inputs(self.streams)
-        self._masks, self.gate = [], 0
+        self.gate = 0
         self._step = self.model.decisions(self.frames_BCHW, self.state)
         self._observation = next(self._step)
 
@@ -98,7 +96,6 @@ class Lockstep:
         if self._step is None or self._observation is None:
             raise StreamError("the streams stand between two frames")
         chosen = selection(mask_BN.to(self.frames_BCHW.device), self._observation.layout)
-        self._masks.append(chosen.as_mask(mask_BN.shape[1]))
         try:
             self._observation = self._step.send(chosen)
         except StopIteration as stop:
@@ -117,8 +114,8 @@ class Lockstep:
         return self.state.macs
 
     def rates(self) -> Tensor:
-        """What the gates of the last frame selected (B, G, N), 0 or 1."""
-        return torch.stack(self._masks, 1).float()
+        """What the gates of the last frame updated (B, G, N), 0 or 1."""
+        return self.state.updated().float()
 
     def without(self, streams: set[int], inputs: Inputs) -> Lockstep | None:
         """The group after some streams have left it, None if all have.

@@ -15,10 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from eventful.fidelity import token_distance
-
-__all__ = ["Clip", "Metric", "Target", "VideoTask", "freeze", "token_distance"]
-
 Target = Mapping[str, Tensor]
 """Labels of one frame. Detection: `boxes` (K, 4) xyxy in pixels of the frame, `labels` (K,) int64."""
 

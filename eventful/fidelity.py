@@ -1,6 +1,6 @@
-"""How far an eventful model's final tokens are from the dense model's on the same frame: 1 - cosine per token.
+"""How far an eventful model's features are from the dense model's on the same frame: 1 - cosine of each final token.
 
-Shape suffixes: B streams, N tokens, D channels.
+Shape suffixes: B streams, N tokens, D channels, Y rows, X columns.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 WORST = 20
-"""How many of the worst tokens are averaged, unless said otherwise."""
+"""How many of the worst tokens are averaged."""
 
 
-def distances(features_BND: Tensor, dense_BND: Tensor) -> Tensor:
-    """1 - cosine of each final token (B, N), float32."""
-    return 1 - torch.cosine_similarity(features_BND.float(), dense_BND.float(), dim=-1)
+def as_tokens(features: Tensor) -> Tensor:
+    """What `forward_features` returns as tokens (B, N, D): maps (B, D, Y, X) row by row, tokens as they are."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
 
 
-def token_distance(features_BND: Tensor, dense_BND: Tensor, worst: int = WORST) -> tuple[Tensor, Tensor]:
-    """Distance of eventful features to the dense model's on the same frame: 1 - cosine per token.
+def distances(features: Tensor, dense: Tensor) -> Tensor:
+    """1 - cosine of each final token (B, N), float32; of what both models' `forward_features` returned."""
+    return 1 - torch.cosine_similarity(as_tokens(features).float(), as_tokens(dense).float(), dim=-1)
 
-    Args:
-        features_BND: Final tokens of the eventful model.
-        dense_BND: Final tokens of the dense model.
-        worst: How many of the worst tokens the second figure averages.
 
-    Returns:
-        The mean over all tokens and the mean over the `worst` largest, both of shape (B,).
-    """
-    distance_BN = distances(features_BND, dense_BND)
-    return distance_BN.mean(1), distance_BN.topk(min(worst, distance_BN.shape[1]), dim=1).values.mean(1)
+def mean_and_worst(distance_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over all tokens, and the mean over the 20 largest, both (B,)."""
+    return distance_BN.mean(1), distance_BN.topk(min(WORST, distance_BN.shape[1]), dim=1).values.mean(1)
+
+
+def token_distance(features: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """`mean_and_worst` of the `distances` of two models' features."""
+    return mean_and_worst(distances(features, dense))

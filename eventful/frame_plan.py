@@ -20,7 +20,7 @@ from eventful.families.backbone import Backbone
 from eventful.linear.compiled import compiled_block
 from eventful.linear.onednn import available, onednn_block
 from eventful.macs.ledger import MacLedger
-from policies.protocol import Granularity, Layout, Policy
+from policies.protocol import Granularity, Layout
 
 AttentionMode = Literal["exact", "paper", "recompute"]
 Reference = Literal["updated", "previous"]
@@ -78,7 +78,6 @@ class FramePlan:
         dense: MACs of the dense model's blocks per frame.
         embed: MACs of the patch embedding.
         head: MACs of everything after the blocks.
-        policy: MACs of the policy per gate, beyond the error norm.
     """
 
     blocks: Sequence[Block]
@@ -86,13 +85,12 @@ class FramePlan:
     dense: float
     embed: float
     head: float
-    policy: float
 
 
 GATES_PER_BLOCK = 3
 
 
-def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Policy) -> FramePlan:
+def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
     """Measures the model on one blank frame and works out what selections cost."""
     size = (frame.shape[-2], frame.shape[-1])
     grid = backbone.grid(size)
@@ -105,18 +103,12 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor, policy: Polic
         blocks = [onednn_block(block) for block in blocks]
     dense = _dense_macs(blocks, tokens)
     gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(blocks)
-    layout = Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares=())
-    policy_macs = policy.macs(layout)
-    shares = _shares(blocks, options, layout, dense, gates * policy_macs)
+    shares = _shares(blocks, options, dense, tokens, float(gates * tokens * backbone.dim))
     weights = _gate_weights(blocks, options, tokens)
-    return FramePlan(
-        blocks,
-        Layout(tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights),
-        dense,
-        embed,
-        head,
-        policy_macs,
+    layout = Layout(
+        tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights, dense=dense
     )
+    return FramePlan(blocks, layout, dense, embed, head)
 
 
 def _dense_macs(blocks: Sequence[Block], tokens: int) -> float:
@@ -128,17 +120,16 @@ def _dense_macs(blocks: Sequence[Block], tokens: int) -> float:
 
 
 def _shares(
-    blocks: Sequence[Block], options: Options, layout: Layout, dense: float, policy: float
+    blocks: Sequence[Block], options: Options, dense: float, tokens: int, gate_macs: float
 ) -> tuple[float, ...]:
     """Share of the dense MACs when every gate selects M tokens, for M = 0..N: one virtual stream per M."""
-    counts = np.arange(layout.tokens + 1, dtype=np.float64)
+    counts = np.arange(tokens + 1, dtype=np.float64)
     ledger = MacLedger(len(counts), dense)
-    ledger.add("policy", policy)
-    ledger.add("gates", float(layout.gates * layout.tokens * layout.dim))
+    ledger.add("gates", gate_macs)
     for block in blocks:
         ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
-        _count_attention(block, options, ledger, counts, layout.tokens)
-    return tuple(np.maximum.accumulate(ledger.report().ratio.numpy()).tolist())
+        _count_attention(block, options, ledger, counts, tokens)
+    return tuple(np.maximum.accumulate(ledger.report().share.numpy()).tolist())
 
 
 def _gate_weights(blocks: Sequence[Block], options: Options, tokens: int) -> tuple[float, ...]:

@@ -40,13 +40,17 @@ class FrameRun:
         state: Of the streams; edited.
         flush: Whether everything is computed without asking a policy.
         masked: Masked (training) or packed execution.
+        policy_macs: MACs of the policy itself per gate and stream, beyond the error norm.
 
     Attributes:
         flush_B: Streams that are flushed beside others that are not, None if there are none.
     """
 
-    def __init__(self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool) -> None:
+    def __init__(
+        self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool, policy_macs: float = 0.0
+    ) -> None:
         self.plan, self.options, self.state, self.masked = plan, options, state, masked
+        self._policy_macs = policy_macs
         self.flush = flush
         self.ledger = MacLedger(state.streams, plan.dense)
         self.ledger.add("embed", plan.embed)
@@ -55,7 +59,7 @@ class FrameRun:
         self._running_B: Counts = np.ones(state.streams)
         if not flush and bool(state.flush_B.any()):
             self._flush_also(state.flush_B)
-        self._spent_B = None if flush or state.macs is None else state.macs.ratio
+        self._share_B = None if flush or state.macs is None else state.macs.share
         self._gate = 0
         self._previous_BN: Tensor | None = None
 
@@ -89,7 +93,7 @@ class FrameRun:
             reference_BND=gate.reference_BND,
             age_BN=frame - gate.stamp_BN,
             previous_BN=self._previous_BN,
-            spent_B=self._spent_B,
+            share_B=self._share_B,
             memory=self.state.memory,
             output_BND=output_BND,
             key_BNHd=None if attention is None else attention.k_BNHd,
@@ -100,7 +104,7 @@ class FrameRun:
         if rows.streams != B:
             raise ValueError(f"the selection is for {rows.streams} streams, the frame has {B}")
         self.ledger.add("gates", self._running_B * float(N * input_BND.shape[2]))
-        self.ledger.add("policy", self._running_B * self.plan.policy)
+        self.ledger.add("policy", self._running_B * self._policy_macs)
         self._gate += 1
         self._previous_BN = rows.mask()
         tokens = rows.take(input_BND)

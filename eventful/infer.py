@@ -37,6 +37,7 @@ from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
 from eventful.video.writer import VideoWriter
+from policies import Provenance, TrainablePolicy
 from policies.protocol import Policy
 
 COMMAND = "eventful-infer"
@@ -95,11 +96,11 @@ def prepare(
         # The hub's loader prints a line of its own, where JSON lines may be meant to go.
         with cli.user_input(f"policy {policy}"), contextlib.redirect_stdout(io.StringIO()):
             policy = policies.load(policy)
-    provenance: Mapping[str, Any] = getattr(policy, "provenance", {})
+    provenance = policy.provenance if isinstance(policy, TrainablePolicy) else Provenance()
     if task is None or isinstance(task, str):
-        task = _task(task, task_options or {}, provenance.get("task", {}))
-    with cli.user_input("options"):
-        model = wrap(task.model, policy, **{**provenance.get("options", {}), **(options or {})})
+        task = _task(task, task_options or {}, provenance)
+    with cli.user_input("policy"):
+        model = wrap(task.model, policy, **{**provenance.options, **(options or {})})
     return VideoRunner(_placed(model, device, dtype), task, dense_every)
 
 
@@ -123,15 +124,13 @@ def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:
     return schedule
 
 
-def _task(name: str | None, overrides: Mapping[str, Any], trained: Mapping[str, Any]) -> Task:
+def _task(name: str | None, overrides: Mapping[str, Any], trained: Provenance) -> Task:
     """The named task, or the one of the checkpoint; options of the checkpoint hold for its own task only."""
-    own = dict(trained)
-    own_name = own.pop("name", None)
-    name = name or own_name
-    if name is None:
+    name = name or trained.task
+    if not name:
         raise UserError("the policy does not say which task it was trained for: give --task NAME")
     try:
-        return load_task(name, **{**(own if name == own_name else {}), **overrides})
+        return load_task(name, **{**(trained.task_options if name == trained.task else {}), **overrides})
     except FileNotFoundError as error:
         raise UserError(f"{cli.one_line(error)} (the checkpoint's own; --weights FILE replaces it)") from error
 

@@ -91,7 +91,7 @@ class EventfulModel(nn.Module):
         self.__dict__["_backbone"] = backbone
         self.__dict__["_policy"] = policy
         self._state: StreamState | None = None
-        self._plans: dict[tuple[int, int, int], tuple[Policy, FramePlan]] = {}
+        self._plans: dict[tuple[int, int], FramePlan] = {}
 
     @property
     def policy(self) -> Policy:
@@ -232,7 +232,7 @@ class EventfulModel(nn.Module):
         flush = state is None or bool(state.flush_B.all())
         state = self._fresh(plan, frame, state) if flush or state is None else editable(state)
         memory = dict(state.memory)
-        run = FrameRun(plan, self.options, state, flush, masked)
+        run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
         tokens_BND = self.backbone.embed(frame).contiguous()
         if self.options.granularity == "gate":
@@ -247,7 +247,9 @@ class EventfulModel(nn.Module):
         if run.flush_B is not None:
             state.memory = memory_without_flushed(state.memory, memory, run.flush_B)
         state.frame += 1
-        state.flush_B = torch.zeros_like(state.flush_B)
+        none_B = torch.zeros_like(state.flush_B)
+        state.flushed_B = ~none_B if flush else none_B if run.flush_B is None else run.flush_B
+        state.flush_B = none_B
         state.macs = run.ledger.report()
         return self.backbone.features(features_BND, size), state
 
@@ -261,13 +263,12 @@ class EventfulModel(nn.Module):
         return StreamState(blocks, flush_B, size, memory=dict(state.memory), frame=state.frame)
 
     def _plan(self, frame: Tensor) -> FramePlan:
-        # The policy is kept beside its plan, so that no other one can take over its id.
-        key = (frame.shape[-2], frame.shape[-1], id(self.policy))
-        if key not in self._plans:
+        size = (frame.shape[-2], frame.shape[-1])
+        if size not in self._plans:
             if len(self._plans) > 32:
                 self._plans.clear()
-            self._plans[key] = (self.policy, make_plan(self.backbone, self.options, frame, self.policy))
-        return self._plans[key][1]
+            self._plans[size] = make_plan(self.backbone, self.options, frame)
+        return self._plans[size]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
         """Moves and casts the policy and the state together with the weights."""

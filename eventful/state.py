@@ -84,6 +84,8 @@ class StreamState:
         frame_gate: The one gate of granularity "frame", else None.
         features_BND: Final tokens of the preceding frame (granularity "frame"), else None.
         flush_B: Streams whose next frame is a flush.
+        flushed_B: Streams of which the preceding frame computed everything, without asking the policy; None before
+            the first frame.
         macs: Of the preceding frame.
         memory: What the policy remembers.
         frame: Number of frames seen.
@@ -94,6 +96,7 @@ class StreamState:
     flush_B: Tensor
     size: tuple[int, int]
     macs: FrameMacs | None = None
+    flushed_B: Tensor | None = None
     frame_gate: GateState | None = None
     features_BND: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -103,6 +106,22 @@ class StreamState:
     def streams(self) -> int:
         """B."""
         return self.flush_B.shape[0]
+
+    def ages(self) -> Tensor:
+        """Frames since each gate last updated each token (B, G, N), int32; 0 if the preceding frame did.
+
+        Raises:
+            ValueError: Before the first frame.
+        """
+        gates = [gate for block in self.blocks for gate in block.gates.values()]
+        gates = gates if self.frame_gate is None else [self.frame_gate]
+        if not gates:
+            raise ValueError("there are no ages before the first frame")
+        return self.frame - 1 - torch.stack([gate.stamp_BN for gate in gates], 1)
+
+    def updated(self) -> Tensor:
+        """What the gates updated in the preceding frame, whoever asked for it (B, G, N), bool."""
+        return self.ages() == 0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> StreamState:
         """A new state with the function applied to every tensor."""

@@ -12,16 +12,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from policies.protocol import Budget, GateObservation, Policy, Selection, budget_per_stream
+from policies.budget import BudgetedPolicy
+from policies.protocol import Budget, GateObservation, Granularity, Policy, PolicyMismatch, Selection
 from policies.table import ThresholdTable
 
 
-class CalibratedThreshold(nn.Module, Policy):
+class CalibratedThreshold(nn.Module, BudgetedPolicy):
     """All tokens whose error norm exceeds the threshold of their gate at the asked budget.
 
     Args:
         table: Thresholds, filled by `train.calibration.calibrate`.
-        budget: Target share of the dense MACs.
+        budget: Target share of the dense MACs, one for all streams or one for each (B,).
     """
 
     def __init__(self, table: ThresholdTable, budget: Budget = 0.1) -> None:
@@ -30,17 +31,14 @@ class CalibratedThreshold(nn.Module, Policy):
         self.budget = budget
 
     def select(self, observation: GateObservation) -> Selection:
-        """See `Policy.select`.
-
-        Raises:
-            ValueError: If the table was calibrated for another number of gates.
-        """
-        gates = self.table.log_threshold_KG.shape[1]
-        if gates != observation.layout.gates:
-            raise ValueError(f"the thresholds are for {gates} gates, the model has {observation.layout.gates}")
-        budget_B = budget_per_stream(self.budget or 1.0, observation)
-        log_h_B = self.table(observation.gate, budget_B)
+        """See `Policy.select`."""
+        log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
         return Selection.where(observation.error_BN > log_h_B.exp()[:, None], observation)
+
+    def check(self, gates: int, dim: int, granularity: Granularity) -> None:
+        """See `Policy.check`."""
+        if gates != self.table.gates:
+            raise PolicyMismatch(f"the thresholds are for {self.table.gates} gates, the model has {gates}")
 
 
 class GlobalTopR(Policy):

@@ -6,37 +6,42 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
 
 from policies.learned import LearnedPolicy
+from policies.trainable import TrainablePolicy, class_name
 
 
 class CheckpointError(ValueError):
     """A policy checkpoint is missing, incomplete or damaged."""
 
 
-def load(path_or_hub_id: str | Path) -> LearnedPolicy:
+def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy) -> TrainablePolicy:
     """Loads a policy for inference.
 
     Args:
-        path_or_hub_id: Folder written by `LearnedPolicy.save_pretrained`, or `owner/name` on the model hub.
+        path_or_hub_id: Folder written by `save_pretrained`, or `owner/name` on the model hub.
+        kind: Class of the policy. A checkpoint names its class, but never decides what code is run.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or it cannot be read; the message says which file.
+        CheckpointError: If there is no such checkpoint, it cannot be read, or is of another class; the message says
+            which file.
     """
     path = Path(path_or_hub_id)
     if path.exists():
-        _check_folder(path)
+        _check_class(_read_config(path), path, kind)
     elif path.is_absolute() or len(path.parts) != 2 or str(path_or_hub_id).startswith("."):
         raise CheckpointError(
-            f"no policy checkpoint at {path}: expected a folder with config.json and model.safetensors"
+            f"no policy checkpoint at {path}: expected a folder with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}"
         )
     try:
         # The hub's loader announces itself on stdout, where commands print their results.
         with contextlib.redirect_stdout(io.StringIO()):
-            policy = LearnedPolicy.from_pretrained(str(path_or_hub_id))
-    except (SafetensorError, RuntimeError, TypeError) as error:
+            policy = kind.from_pretrained(str(path_or_hub_id))
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path_or_hub_id} is not a readable policy checkpoint: {reason}") from error
     except OSError as error:
@@ -46,11 +51,21 @@ def load(path_or_hub_id: str | Path) -> LearnedPolicy:
     return policy.eval()
 
 
-def _check_folder(path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
+def _read_config(path: Path) -> Any:
+    for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE):
         if not (path / name).is_file():
             raise CheckpointError(f"{path} has no {name}: not a policy checkpoint")
     try:
-        json.loads((path / "config.json").read_text())
+        return json.loads((path / CONFIG_NAME).read_text())
     except ValueError as error:
-        raise CheckpointError(f"{path / 'config.json'} is not valid JSON: {error}") from error
+        raise CheckpointError(f"{path / CONFIG_NAME} is not valid JSON: {error}") from error
+
+
+def _check_class(config: Any, path: Path, kind: type[TrainablePolicy]) -> None:
+    stored = config.get("class") if isinstance(config, dict) else None
+    given = None if kind is LearnedPolicy else class_name(kind)
+    if stored != given:
+        raise CheckpointError(
+            f"{path} is a policy of class {stored or 'LearnedPolicy'}, not {given or 'LearnedPolicy'}: "
+            "give its class (in Python as `kind`, to a command as policy_class=MODULE:CLASS)"
+        )

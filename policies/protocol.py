@@ -10,6 +10,7 @@ Shape suffixes: B streams, N tokens, M selected tokens, D channels, G gates.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,8 +35,9 @@ class Layout:
         gates: G, decisions per frame.
         granularity: `gate` (three decisions per block) or `frame` (one decision).
         shares: Share of the dense MACs of a whole frame that is spent when every gate selects M tokens,
-            for M = 0..N; non-decreasing, length N + 1.
+            for M = 0..N, without what the policy itself costs; non-decreasing, length N + 1.
         gate_weights: How an update's cost is spread over the gates: G shares that sum to 1; empty for evenly.
+        dense: MACs of the dense model per frame and stream; infinite if they are not known.
     """
 
     tokens: int
@@ -46,6 +48,7 @@ class Layout:
     granularity: Granularity
     shares: tuple[float, ...]
     gate_weights: tuple[float, ...] = ()
+    dense: float = math.inf
 
     @cached_property
     def _shares_N(self) -> Tensor:
@@ -83,7 +86,7 @@ class GateObservation:
         reference_BND: Reference tokens u: each token when it was last sent on.
         age_BN: Frames since each token was last updated at this gate, at least 1.
         previous_BN: Tokens that the preceding gate of this frame selected (bool), None at the first gate.
-        spent_B: Realised share of dense MACs in the preceding frame; 1 after a flush.
+        share_B: Realised share of the dense MACs in the preceding frame; about 1 after a flush.
         memory: What the policy remembers about these streams: tensors with B as first dimension. A policy
             replaces entries (never edits them in place), so that states can be cloned and searched over. A
             stream that joins others has zeros where it remembers nothing yet.
@@ -99,7 +102,7 @@ class GateObservation:
     reference_BND: Tensor
     age_BN: Tensor
     previous_BN: Tensor | None = None
-    spent_B: Tensor | None = None
+    share_B: Tensor | None = None
     memory: MutableMapping[str, Tensor] = field(default_factory=dict)
     output_BND: Tensor | None = None
     key_BNHd: Tensor | None = None
@@ -199,39 +202,47 @@ class Selection:
         return self.index_BM
 
 
+class PolicyMismatch(ValueError):  # noqa: N818 (reads as what it is)
+    """A policy is used with a model that it was not made for."""
+
+
 class Policy(abc.ABC):
-    """Decides at each gate which tokens to update.
-
-    Attributes:
-        budget: Target share of the dense MACs, where the policy has one: a float, or a tensor (B,) with a budget
-            for each stream. May be set before every frame.
-    """
-
-    budget: Budget | None = None
+    """Decides at each gate which tokens to update."""
 
     @abc.abstractmethod
     def select(self, observation: GateObservation) -> Selection:
         """Chooses the tokens to update at this gate."""
 
+    @property
+    def budget(self) -> Budget | None:
+        """Target share of the dense MACs; None for policies that have none (`policies.budget`)."""
+        return None
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        raise AttributeError(f"policy {self.name} has no budget to set: what it spends follows from its own arguments")
+
+    def check(self, gates: int, dim: int, granularity: Granularity) -> None:  # noqa: B027 (most fit any model)
+        """Called when the policy is attached to a model.
+
+        Args:
+            gates: G, decisions per frame.
+            dim: D, channels of a token at the gates.
+            granularity: `gate` or `frame`.
+
+        Raises:
+            PolicyMismatch: If the policy was made for another model.
+        """
+
     def macs(self, layout: Layout) -> float:
         """Multiply-accumulates that the policy itself spends per gate and stream, beyond the error norm."""
         return 0.0
+
+    def share(self, layout: Layout) -> float:
+        """What the policy itself spends in a frame, as a share of the dense MACs."""
+        return layout.gates * self.macs(layout) / layout.dense
 
     @property
     def name(self) -> str:
         """Short name for tables and plots."""
         return type(self).__name__
-
-
-def budget_per_stream(budget: Budget, observation: GateObservation) -> Tensor:
-    """The budget as a float32 tensor (B,) on the observation's device.
-
-    Raises:
-        ValueError: If a budget is not in (0, 1], or there is not one for each stream.
-    """
-    budget_B = torch.as_tensor(budget, dtype=torch.float32, device=observation.input_BND.device).reshape(-1)
-    if budget_B.numel() not in (1, observation.streams):
-        raise ValueError(f"budget has {budget_B.numel()} entries for {observation.streams} streams")
-    if not bool(((budget_B > 0) & (budget_B <= 1)).all()):
-        raise ValueError(f"budget must be a share of the dense MACs in (0, 1], got {budget}")
-    return budget_B.expand(observation.streams)

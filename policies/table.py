@@ -45,6 +45,11 @@ class ThresholdTable(nn.Module):
         y0_B, y1_B = self.log_threshold_KG[upper_B - 1, gate], self.log_threshold_KG[upper_B, gate]
         return y0_B + (y1_B - y0_B) * share_B
 
+    @property
+    def gates(self) -> int:
+        """G."""
+        return self.log_threshold_KG.shape[1]
+
     @torch.no_grad()
     def nudge(self, budget_B: Tensor, amount_B: Tensor) -> None:
         """Adds amounts to log h of all gates, each at the two knots beside its budget, the nearer one more."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import eventful
 from envs.task import Clip, VideoTask
-from policies import CalibratedThreshold, GateObservation, LearnedPolicy, Policy, Selection, ThresholdTable
+from policies import CalibratedThreshold, GateObservation, Policy, Selection, ThresholdTable, TrainablePolicy
 from policies.features import log_error
 
 CalibrationFrames = Sequence[Tensor]
@@ -72,31 +72,29 @@ def calibrate(model: eventful.EventfulModel, frames: CalibrationFrames, budgets:
     """Finds per-gate thresholds for each budget; the model's policy and state are left as they were.
 
     Args:
-        model: Eventful model.
+        model: Eventful model. What its policy itself costs is part of what a budget pays for.
         frames: From `calibration_frames`.
         budgets: K ascending shares of the dense MACs.
     """
     layout = model.layout(frames[0])
+    own = model.policy.share(layout)
     table = ThresholdTable(budgets, layout.gates).to(frames[0].device)
     moments = _Moments(layout.gates)
     for k, budget in enumerate(budgets):
-        watch = _TopRWatch(layout.count(budget), layout.gates, moments)
+        watch = _TopRWatch(layout.count(budget - own), layout.gates, moments)
         realised_share(model, frames, watch.select)
         table.log_threshold_KG[k] = watch.log_threshold_G().to(table.log_threshold_KG)
     policy = CalibratedThreshold(table)
-    fit_table(model, frames, policy, table)
+    fit_table(model, frames, policy)
     mean_G, std_G = moments.mean_std()
     return Calibration(table, mean_G, std_G)
 
 
 def fit_table(
-    model: eventful.EventfulModel,
-    frames: CalibrationFrames,
-    policy: CalibratedThreshold | LearnedPolicy,
-    table: ThresholdTable,
+    model: eventful.EventfulModel, frames: CalibrationFrames, policy: CalibratedThreshold | TrainablePolicy
 ) -> None:
     """Shifts the thresholds of each budget, in place, until the policy spends that budget on the frames."""
-    kept = policy.budget
+    kept, table = policy.budget, policy.table
     for k, log_budget in enumerate(table.log_budget_K.tolist()):
         policy.budget = math.exp(log_budget)
         start_G = table.log_threshold_KG[k].clone()
@@ -111,7 +109,7 @@ def fit_table(
     table.log_threshold_KG.copy_(table.log_threshold_KG.cummin(0).values)
 
 
-def install(policy: LearnedPolicy, calibration: Calibration) -> None:
+def install(policy: TrainablePolicy, calibration: Calibration) -> None:
     """Makes an untrained policy equal to the calibrated threshold."""
     with torch.no_grad():
         policy.table.log_threshold_KG.copy_(calibration.table.log_threshold_KG)
@@ -130,7 +128,7 @@ def realised_share(
         _, state = eventful.drive(model.decisions(frame, state), select)
         if state.macs is None:
             raise RuntimeError("a step left no MACs behind")
-        shares.append(state.macs.ratio.mean())
+        shares.append(state.macs.share.mean())
     return float(torch.stack(shares).mean())
 
 

@@ -20,7 +20,7 @@ import eventful
 from envs.task import Clip
 from eventful import EventfulModel, cli
 from eventful.errors import UserError
-from policies import All, LearnedPolicy, PolicyMismatch
+from policies import All, PolicyMismatch, TrainablePolicy
 from policies.protocol import Granularity
 from train.calibration import CalibrationFrames, calibration_frames
 from train.config import device_named, load_config, make_task, task_options
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> Comparison:
 class _Evaluation:
     """The stages of one evaluation."""
 
-    def __init__(self, config: EvaluateConfig, policies: dict[str, LearnedPolicy]) -> None:
+    def __init__(self, config: EvaluateConfig, policies: dict[str, TrainablePolicy]) -> None:
         config = completed(config, policies)
         self._config, self._out = config, Path(config.out)
         self._device = device_named(config.device)

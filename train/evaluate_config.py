@@ -11,7 +11,7 @@ import torch
 
 from eventful import cli
 from eventful.errors import UserError
-from policies import LearnedPolicy
+from policies import TrainablePolicy
 from policies import load as load_policy
 from train.config import TaskConfig, device_named
 from train.evaluation.contenders import LABELS, digest
@@ -80,13 +80,13 @@ class EvaluateConfig(TaskConfig):
     plots: bool = True
 
 
-def load_policies(config: EvaluateConfig) -> dict[str, LearnedPolicy]:
+def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
     """The checkpoints by a name that changes with their content.
 
     Raises:
         UserError: If one cannot be read, is there twice, or does not go with the others.
     """
-    policies: dict[str, LearnedPolicy] = {}
+    policies: dict[str, TrainablePolicy] = {}
     for path in checkpoint_paths(config):
         with cli.user_input(f"policy={path}"):
             policy = load_policy(path).to(device_named(config.device))
@@ -99,7 +99,7 @@ def load_policies(config: EvaluateConfig) -> dict[str, LearnedPolicy]:
     return policies
 
 
-def completed(config: EvaluateConfig, policies: dict[str, LearnedPolicy]) -> EvaluateConfig:
+def completed(config: EvaluateConfig, policies: dict[str, TrainablePolicy]) -> EvaluateConfig:
     """The config with what it leaves open taken from the (first) checkpoint.
 
     Raises:
@@ -108,8 +108,8 @@ def completed(config: EvaluateConfig, policies: dict[str, LearnedPolicy]) -> Eva
     known: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for policy in policies.values():
-        known = dict(policy.provenance.get("task") or {})
-        options = dict(policy.provenance.get("options") or {}) | {"granularity": policy.granularity}
+        known = {"name": policy.provenance.task or "doom", **policy.provenance.task_options}
+        options = {**policy.provenance.options, "granularity": policy.granularity}
         break
     name = known.pop("name", "doom")
     changes: dict[str, Any] = {"task": config.task or name}

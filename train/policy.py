@@ -20,18 +20,19 @@ from typing import Any
 import torch
 
 import eventful
+from envs.damage import PRESETS, Objective
 from envs.engine import SelectionEngine
+from envs.rewards import Reward
 from envs.task import VideoTask
 from eventful import cli
 from eventful.errors import UserError
-from policies import All, LearnedPolicy
+from policies import All, LearnedPolicy, TrainablePolicy
 from policies import load as load_policy
 from train import distributed
 from train.calibration import CalibrationFrames, calibrate, calibration_frames, fit_table, install
 from train.config import device_named, load_config, make_task, task_options
 from train.estimators.budget_control import BudgetControl
 from train.estimators.gumbel import GumbelEstimator
-from train.estimators.objective import FrameLoss, Objective
 from train.estimators.oracle import OracleWarmStart
 from train.estimators.protocol import Estimator
 from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
@@ -85,17 +86,14 @@ class _Run:
         )
         budgets = (config.budget_min, config.budget_max)
         self._source = StreamSource(self._clips, distributed.share_out(config.streams, *ranks), budgets)
-        weights = Objective(**dataclasses.asdict(config.objective))
         with cli.user_input("objective"):
-            self._loss = FrameLoss(task, model, weights)
+            self._objective = Objective(**dataclasses.asdict(config.objective))
 
     def run(self) -> Path:
         """All stages, those that a checkpoint has already behind it left out."""
         config = self._config
         identity = _identity(config)
         policy = self._initial()
-        # A common shift of all scores, which is for the thresholds to make (`train.estimators.budget_control`).
-        policy.out.bias.requires_grad_(False)
         # The policy's own cost is part of what a budget pays for.
         self._model.policy = policy
         trainer = self._trainer(policy)
@@ -113,12 +111,12 @@ class _Run:
         if self._ranks[0] == 0:
             self._say("calibrating the trained policy")
             frames = calibration_frames(self._task, self._clips, config.calibration_streams, config.calibration_frames)
-            fit_table(self._model, frames, policy, policy.table)
+            fit_table(self._model, frames, policy)
             _write_policy(policy, self._out / "policy")
             self._say(f"policy written to {self._out / 'policy'}")
         return self._out / "policy"
 
-    def _initial(self) -> LearnedPolicy:
+    def _initial(self) -> TrainablePolicy:
         """The untrained policy, from the output folder if it is already there."""
         config, folder = self._config, self._out / "heuristic"
         checkpoint = self._out / "training.pt"
@@ -142,16 +140,16 @@ class _Run:
             _write_policy(policy, folder)
         return policy
 
-    def _warm_up(self, policy: LearnedPolicy) -> None:
+    def _warm_up(self, policy: TrainablePolicy) -> None:
         config = self._config
         if config.warm_start == "none":
             return
         if config.warm_start == "oracle":
-            warm = OracleWarmStart(self._task, self._model, policy, self._loss, config.oracle_lr)
+            warm = OracleWarmStart(self._task, self._model, policy, self._objective, config.oracle_lr)
             streams = self._source.batch(f"{config.seed}/oracle")
             final = warm.fit(streams, config.oracle_frames, show=self._ranks[0] == 0)
             self._say(f"warm start: listwise cross-entropy {final:.3f}")
-            fit_table(self._model, self._frames, policy, policy.table)
+            fit_table(self._model, self._frames, policy)
             return
         with cli.user_input(f"warm_start={config.warm_start}"):
             given = load_policy(config.warm_start)
@@ -162,7 +160,7 @@ class _Run:
                 f"warm_start={config.warm_start}: a policy of another shape: {cli.one_line(error)}"
             ) from error
 
-    def _trainer(self, policy: LearnedPolicy) -> Trainer:
+    def _trainer(self, policy: TrainablePolicy) -> Trainer:
         config = self._config
         schedule = TrainingSchedule(
             steps=config.steps,
@@ -186,7 +184,7 @@ class _Run:
             validation,
         )
 
-    def _estimator(self, policy: LearnedPolicy) -> Estimator:
+    def _estimator(self, policy: TrainablePolicy) -> Estimator:
         config = self._config
         with cli.user_input("config"):
             budget_control = BudgetControl(policy, config.budget_gain, config.price_momentum)
@@ -196,7 +194,7 @@ class _Run:
             self._task,
             self._model,
             policy,
-            self._loss,
+            self._objective,
             self._source,
             budget_control,
             window=config.window,
@@ -205,7 +203,7 @@ class _Run:
             noise=config.noise,
         )
 
-    def _reinforce(self, policy: LearnedPolicy, budget_control: BudgetControl) -> ReinforceEstimator:
+    def _reinforce(self, policy: TrainablePolicy, budget_control: BudgetControl) -> ReinforceEstimator:
         config = self._config
         with cli.user_input("estimator=reinforce"):
             options = ReinforceOptions(
@@ -219,7 +217,7 @@ class _Run:
             )
             return ReinforceEstimator(self._engine("train", policy), policy, self._source, budget_control, options)
 
-    def _engine(self, split: str, policy: LearnedPolicy) -> SelectionEngine:
+    def _engine(self, split: str, policy: TrainablePolicy) -> SelectionEngine:
         """The environment of a split. Its rewards are damage alone, in units of the objective: cost has its price."""
         config = self._config
         with cli.user_input(f"reward={config.reward}"):
@@ -228,11 +226,16 @@ class _Run:
                 self._task,
                 split=split,
                 budget=(config.budget_min, config.budget_max),
-                reward={"kind": config.reward, "scale": 1.0, "weight": 0.0, "worst_weight": config.objective.worst},
+                reward=Reward(self._rewarded(), scale=1.0, weight=0.0),
                 model_options={"attention": config.attention},
                 policy=policy,
-                score_labels=config.reward != "fidelity",
+                score_labels=self._rewarded().needs_labels,
             )
+
+    def _rewarded(self) -> Objective:
+        """What sampled masks are rewarded for."""
+        reward = self._config.reward
+        return self._objective if reward == "fidelity" else PRESETS[reward]
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:
@@ -245,7 +248,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return {key: json.dumps(value) for key, value in dataclasses.asdict(config).items() if key not in free}
 
 
-def _write_policy(policy: LearnedPolicy, folder: Path) -> None:
+def _write_policy(policy: TrainablePolicy, folder: Path) -> None:
     """Writes a policy checkpoint, whole or not at all."""
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)

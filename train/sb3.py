@@ -16,8 +16,8 @@ from torch import nn
 
 from envs.observation import gate_features, observation_macs, selection
 from eventful.macs.ledger import linear_macs
-from policies.learned import PolicyMismatch
-from policies.protocol import Budget, GateObservation, Layout, Policy, Selection, budget_per_stream
+from policies.budget import BudgetedPolicy
+from policies.protocol import Budget, GateObservation, Layout, PolicyMismatch, Selection
 
 
 class Predictor(Protocol):
@@ -30,7 +30,7 @@ class Predictor(Protocol):
         """Observations (B, N, F) to actions (B, N)."""
 
 
-class SB3Policy(Policy):
+class SB3Policy(BudgetedPolicy):
     """Selects what the model's action says on the features of the environments.
 
     Args:
@@ -48,8 +48,7 @@ class SB3Policy(Policy):
         Raises:
             PolicyMismatch: If the model has learned with other numbers of tokens or features.
         """
-        budget_B = budget_per_stream(1.0 if self.budget is None else self.budget, observation)
-        features_BNF = gate_features(observation, budget_B).cpu().numpy()
+        features_BNF = gate_features(observation, self.budget_per_stream(observation)).cpu().numpy()
         if features_BNF.shape[1:] != self.model.observation_space.shape:
             raise PolicyMismatch(
                 f"the policy has learned on observations {self.model.observation_space.shape}, "

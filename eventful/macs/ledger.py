@@ -48,13 +48,16 @@ class FrameMacs:
         return float(self.dense_B[0])
 
     @property
-    def ratio(self) -> Tensor:
+    def share(self) -> Tensor:
         """Share of the dense MACs (B,): what budgets are about."""
         return self.total / self.dense_B
 
+    ratio = share
+    """The share by the name that version 0.1 gave it."""
+
     @property
-    def overall_ratio(self) -> Tensor:
-        """`ratio` with patch embedding and head counted on both sides (B,)."""
+    def overall_share(self) -> Tensor:
+        """`share` with patch embedding and head counted on both sides (B,)."""
         fixed = sum(amount for name, amount in self.by_operation.items() if name in FIXED)
         return (self.total + fixed) / (self.dense_B + fixed)
 

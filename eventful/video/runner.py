@@ -7,7 +7,6 @@ columns of the token grid.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,11 @@ from torch import Tensor
 
 from eventful.cli import user_input
 from eventful.fidelity import token_distance
-from eventful.macs.ledger import FrameMacs
 from eventful.model import EventfulModel, drive
 from eventful.state import StreamState
 from eventful.tasks import Task
 from eventful.video.reader import Frame
-from policies.protocol import Budget, GateObservation, Policy, Selection
+from policies.protocol import Budget, GateObservation, Layout, Selection
 
 
 @dataclass(frozen=True)
@@ -99,39 +97,39 @@ class VideoRunner:
         """
         pixels = torch.from_numpy(frame)[None].to(self._weight.device)
         x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
-        recorder = Recorder(self.model.policy)
         started = self._now()
-        features, state = drive(self.model.decisions(x_BCHW, self._state), recorder.select)
+        features, state = drive(self.model.decisions(x_BCHW, self._state), self._select)
         outputs = self.model.backbone.head(features)
         seconds = self._now() - started
         due = self._dense_every > 0 and self._index % self._dense_every == 0
         check = self._compare(x_BCHW, features) if due else None
         self._state = state
-        result = self._result(frame, x_BCHW, outputs, recorder, _reported(state.macs), seconds, check)
+        result = self._result(frame, self.model.layout(x_BCHW), outputs, state, seconds, check)
         self._index += 1
         return result
 
     def _result(
         self,
         frame: Frame,
-        x_BCHW: Tensor,
+        layout: Layout,
         outputs: Any,
-        recorder: Recorder,
-        macs: FrameMacs,
+        state: StreamState,
         seconds: float,
         check: DenseCheck | None,
     ) -> FrameResult:
-        layout = self.model.layout(x_BCHW)
-        rate_N = recorder.rate_N(layout.tokens)
+        macs, flushed_B = state.macs, state.flushed_B
+        if macs is None or flushed_B is None:
+            raise RuntimeError("the model has reported nothing about this frame")
+        rate_N = state.updated()[0].float().mean(0).cpu().numpy()
         return FrameResult(
             index=self._index,
             frame=frame,
             outputs=outputs,
             predictions=self.task.predictions(outputs, (frame.shape[0], frame.shape[1]))[0],
             macs=float(macs.total[0]),
-            macs_ratio=float(macs.ratio[0]),
+            macs_ratio=float(macs.share[0]),
             budget=_of_first_stream(self.model.policy.budget),
-            flush=not recorder.selections,
+            flush=bool(flushed_B[0]),
             updated=float(rate_N.mean()),
             rate_RC=rate_N[layout.prefix :].reshape(layout.grid),
             seconds=seconds,
@@ -145,8 +143,13 @@ class VideoRunner:
         dense = vit.forward_features(x_BCHW)
         self.model.backbone.head(dense)
         seconds = self._now() - started
-        mean_B, worst_B = token_distance(_as_tokens(features), _as_tokens(dense))
+        mean_B, worst_B = token_distance(features, dense)
         return DenseCheck(float(mean_B[0]), float(worst_B[0]), seconds)
+
+    def _select(self, observation: GateObservation) -> Selection:
+        """Asks the policy, whose complaint about the model or the budget becomes a `UserError`."""
+        with user_input("policy"):
+            return self.model.policy.select(observation)
 
     def _now(self) -> float:
         """A clock that waits for the device."""
@@ -155,45 +158,5 @@ class VideoRunner:
         return time.perf_counter()
 
 
-class Recorder:
-    """Asks a policy, and remembers its answers for one frame.
-
-    Args:
-        policy: Decides.
-    """
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.selections: list[Selection] = []
-
-    def select(self, observation: GateObservation) -> Selection:
-        """See `Policy.select`; a policy's complaint about the model or the budget becomes a `UserError`."""
-        with user_input("policy"):
-            selection = self._policy.select(observation)
-        self.selections.append(selection)
-        return selection
-
-    def rate_N(self, tokens: int) -> NDArray[np.float32]:
-        """Share of the gates that selected each token of the first stream; ones if none was asked (a flush)."""
-        if not self.selections:
-            return np.ones(tokens, dtype=np.float32)
-        return _mean_mask(self.selections, tokens).cpu().numpy()
-
-
 def _of_first_stream(budget: Budget | None) -> float | None:
     return float(budget.reshape(-1)[0]) if isinstance(budget, Tensor) else budget
-
-
-def _mean_mask(selections: Sequence[Selection], tokens: int) -> Tensor:
-    return torch.stack([selection.as_mask(tokens)[0].float() for selection in selections]).mean(0)
-
-
-def _as_tokens(features: Tensor) -> Tensor:
-    """Feature maps (B, D, H, W) as tokens (B, N, D)."""
-    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
-
-
-def _reported(macs: FrameMacs | None) -> FrameMacs:
-    if macs is None:
-        raise RuntimeError("the model has reported no MACs for this frame")
-    return macs

@@ -136,7 +136,7 @@ def test_the_macs_of_a_policy_can_be_counted():
     chosen = masks(without, 1)
     dear, cheap = with_policy.step(chosen[0])[0], without.step(chosen[0])[0]
     assert dear.macs["policy"] == policy.macs(with_policy.layout)
-    assert dear.ratio > cheap.ratio
+    assert dear.share > cheap.share
 
 
 def test_a_policy_keeps_its_notes_when_another_stream_leaves():

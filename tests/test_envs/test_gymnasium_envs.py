@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_task import TinyTask
 
 import envs
+from envs.damage import Objective
 from envs.registration import IDS
 from envs.rewards import Reward
 from eventful.errors import StreamError
@@ -120,7 +121,7 @@ def test_the_step_after_the_end_is_a_reset_and_no_transition(name):
         assert not terminated.any()
         assert (rewards[before] == 0).all() and not truncated[before].any()
         assert (info["frame"][before] == 1).all()
-        assert "ratio" not in info or not info["_ratio"][before].any()
+        assert "share" not in info or not info["_share"][before].any()
         if before.any() and not before.all():
             break
     else:
@@ -138,7 +139,7 @@ def test_an_episode_is_a_clip_from_its_flush(name):
         _, reward, terminated, truncated, info = env.step(env.action_space.sample())
         assert not terminated
         assert truncated == (step == 4 * gates)
-        assert ("ratio" in info) == (step % gates == 0)
+        assert ("share" in info) == (step % gates == 0)
         assert info["gate"] == step % gates
         assert reward == 0 or step % gates == 0
     with pytest.raises(StreamError, match="reset"):
@@ -151,16 +152,17 @@ def test_selecting_everything_is_the_dense_model(name):
     for _ in range(env.unwrapped.engine.layout.gates):
         _, reward, _, _, info = env.step(np.ones(env.action_space.shape, np.int8))
     assert reward == pytest.approx(0, abs=1e-5)
-    assert info["fidelity"]["mean"] == pytest.approx(0, abs=1e-5)
+    assert info["fidelity"]["distance"] == pytest.approx(0, abs=1e-5)
     assert info["loss"] == pytest.approx(info["dense_loss"], abs=1e-5)
-    assert info["ratio"] > 0.99
+    assert info["share"] > 0.99
     np.testing.assert_array_equal(info["rates"], 1)
 
 
 def test_rewards_are_in_their_stated_units(name):
     """Recomputed from what `info` says, for every kind of damage and cost."""
     for reward in (
-        Reward("fidelity", worst_weight=0.5, weight=0.3),
+        Reward("fidelity", weight=0.3),
+        Reward(Objective(fidelity=0.5, worst=0.3, task=0.2), scale=2.0),
         Reward("loss", scale=2.0, cost="share", weight=0.1),
         Reward("metric", scale=0.5, weight=0.0),
     ):
@@ -169,12 +171,13 @@ def test_rewards_are_in_their_stated_units(name):
         nothing = np.zeros(env.action_space.shape, np.int8)
         for _ in range(3 * env.unwrapped.engine.layout.gates):
             *_, got, _, _, info = env.step(nothing)
+        distance, worst, excess = *info["fidelity"].values(), info["loss"] - info["dense_loss"]
         damage = {
-            "fidelity": (info["fidelity"]["mean"] + 0.5 * info["fidelity"]["worst"]) / 0.1,
-            "loss": (info["loss"] - info["dense_loss"]) / 2,
+            "fidelity": (distance + 0.1 * worst) / 0.1,
+            "loss": excess / 2,
             "metric": (info["dense_metric"] - info["metric"]) / 0.5,
-        }[reward.kind]
-        cost = info["ratio"] if reward.cost == "share" else np.log(info["ratio"] / 0.2) ** 2
+        }.get(str(reward.kind), (0.5 * distance + 0.3 * worst + 0.2 * excess) / 2)
+        cost = info["share"] if reward.cost == "share" else np.log(info["share"] / 0.2) ** 2
         assert got == pytest.approx(-damage - reward.weight * cost, abs=1e-6)
 
 
@@ -194,12 +197,12 @@ def test_info_is_the_ledger_of_the_model(name):
             mask = TopR(6).select(observation).as_mask(engine.layout.tokens)
             _, _, _, _, info = env.step(mask[0].numpy().astype(np.int8))
         torch.testing.assert_close(engine.groups[0].state.macs.total, model.macs.total)
-        assert info["ratio"] == pytest.approx(float(model.macs.ratio))
+        assert info["share"] == pytest.approx(float(model.macs.ratio))
         assert sum(v for k, v in info["macs"].items() if k not in ("embed", "head")) == pytest.approx(
             float(model.macs.total)
         )
         distance = 1 - torch.cosine_similarity(features, task.model.forward_features(frames[t : t + 1]), dim=-1)
-        assert info["fidelity"]["mean"] == pytest.approx(float(distance.mean()), abs=1e-6)
+        assert info["fidelity"]["distance"] == pytest.approx(float(distance.mean()), abs=1e-6)
         np.testing.assert_allclose(info["rates"], 6 / 17, atol=1e-6)
 
 
@@ -331,5 +334,5 @@ def test_gymnasium_finds_no_fault_with_the_shipped_tasks(name, shipped, tmp_path
     env.reset(seed=0)
     for _ in range(env.engine.layout.gates):
         *_, info = env.step(env.action_space.sample())
-    assert {"fidelity", "ratio", "rates"} <= info.keys()
+    assert {"fidelity", "share", "rates"} <= info.keys()
     assert {"loss", "dense_loss"} <= info.keys() or not task.has_labels

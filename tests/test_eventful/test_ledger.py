@@ -120,8 +120,8 @@ def test_amounts_are_per_stream_and_may_carry_gradients() -> None:
     ledger.add("embed", 7.0)
     macs = ledger.report()
     assert macs.by_operation["qk"].tolist() == [4.0, 8.0]
-    assert macs.total.tolist() == [14.0, 28.0] and macs.ratio.tolist() == [0.14, 0.28]
-    assert macs.overall_ratio.tolist() == pytest.approx([21 / 107, 35 / 107])
+    assert macs.total.tolist() == [14.0, 28.0] and macs.share.tolist() == macs.ratio.tolist() == [0.14, 0.28]
+    assert macs.overall_share.tolist() == pytest.approx([21 / 107, 35 / 107])
     macs.total.sum().backward()
     assert count_B.grad.tolist() == [10.0, 10.0]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import eventful
 import policies
 from eventful import StreamError, StreamState
-from policies.protocol import GateObservation, Policy, Selection, budget_per_stream
+from policies.protocol import GateObservation, Policy, Selection
 
 torch.set_num_threads(1)
 
@@ -136,14 +136,14 @@ def test_a_new_stream_is_a_copy_that_is_reset() -> None:
         assert (out[0] - vit(frames[2])[0]).abs().max() > 1e-3
 
 
-class Budgeted(Policy):
+class Budgeted(policies.BudgetedPolicy):
     """As many tokens as each stream's budget pays for."""
 
     def __init__(self, budget: Any) -> None:
         self.budget = budget
 
     def select(self, observation: GateObservation) -> Selection:
-        budget_B = budget_per_stream(self.budget, observation)
+        budget_B = self.budget_per_stream(observation)
         return Selection.top_counts(observation.error_BN, observation.layout.counts(budget_B))
 
 

@@ -100,7 +100,7 @@ class Apart:
 
 
 def make(granularity: str, frames: int, tokens: list[int]) -> tuple[SelectionEngine, FewTokens]:
-    reward = {"kind": "fidelity", "weight": 0.0, "worst_weight": 0.0, "scale": 1.0}
+    reward = {"kind": {"fidelity": 1.0, "worst": 0.0}, "weight": 0.0, "scale": 1.0}
     engine = SelectionEngine(granularity, TinyTask((frames + 1,)), reward=reward, score_labels=False)
     return engine, FewTokens(engine, tokens)
 
@@ -119,7 +119,7 @@ def enumerated(engine: SelectionEngine, policy: FewTokens, frames: int, tokens: 
             probability_1N = policy.score(engine.observe()).sigmoid()
             log_p = log_p + log_probability(probability_1N, mask_1N)[0, tokens].sum()
             for score in engine.step(mask_1N).values():
-                damage, cost = damage - score.reward, cost + score.ratio / BUDGET
+                damage, cost = damage - score.reward, cost + score.share / BUDGET
         totals = [total + log_p.exp() * value for total, value in zip(totals, (damage, cost), strict=True)]
     found = [
         torch.autograd.grad(total / frames, [policy.logit_GN, policy.weight], retain_graph=True) for total in totals

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from train.estimators.objective import FrameLoss, Objective
 from train_tiny import Task
 
 import eventful
@@ -15,7 +16,6 @@ from train import policy as command
 from train.calibration import calibrate, calibration_frames, fit_table, install, realised_share
 from train.estimators.budget_control import BudgetControl
 from train.estimators.gumbel import GumbelEstimator
-from train.estimators.objective import FrameLoss, Objective
 from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
 from train.estimators.streams import StreamSource
 from train.loop import history

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import policies
 from eventful.errors import UserError
 from eventful.families import adapt
 from eventful.frame_plan import make_plan
@@ -39,7 +38,7 @@ def state_bytes(setting: Setting, mode: str) -> int:
     flush_B = torch.ones(1, dtype=torch.bool, device=meta)
     with torch.no_grad():
         backbone = adapt(vit)
-        plan = make_plan(backbone, options, frame, policies.All())
+        plan = make_plan(backbone, options, frame)
         state = StreamState([BlockState() for _ in plan.blocks], flush_B, (setting.size, setting.size))
         run = FrameRun(plan, options, state, flush=True, masked=False)
         through = through_frame if options.granularity == "frame" else through_gates

@@ -15,8 +15,6 @@ import eventful
 import policies
 from eventful.families.vitdet import vitdet_b
 from eventful.macs import paper_column
-from eventful.video.runner import Recorder
-from policies.protocol import Selection
 from train.bench.run import Setting, synthetic
 
 GATES = 3
@@ -73,13 +71,12 @@ def check_accounting(size: int, r: int, device: torch.device) -> AccountingCheck
     vit = vitdet_b(size, device=device).eval()
     model = eventful.wrap(vit, policies.TopR(r), attention="paper", buffer_dtype=torch.bfloat16)
     state = None
-    recorder = Recorder(model.policy)
     for frame in itertools.islice(synthetic(setting, noise=0.02, changed=0.05, seed=0), 2):
-        _, state = eventful.drive(model.decisions(frame, state), recorder.select)
+        _, state = model.step(frame, state)
     if state is None or state.macs is None:
         raise RuntimeError("the model has counted nothing")
     architecture = paper_column.vitdet_b(size)
-    counts = paper_column.steady_macs(architecture, _selected(recorder.selections))
+    counts = paper_column.steady_macs(architecture, _selected(state))
     macs = {name: float(amount[0]) / 1e9 for name, amount in state.macs.by_operation.items()}
     return AccountingCheck(
         size,
@@ -96,10 +93,7 @@ def check_accounting(size: int, r: int, device: torch.device) -> AccountingCheck
     )
 
 
-def _selected(selections: list[Selection]) -> list[paper_column.Selected]:
-    """What the gates of each block selected, from the selections of a frame of one stream."""
-    counts = []
-    for selection in selections:
-        chosen = selection.index_BM if selection.index_BM is not None else selection.as_mask(0).nonzero()[:, 1]
-        counts.append(float(chosen.numel()))
+def _selected(state: eventful.StreamState) -> list[paper_column.Selected]:
+    """How many tokens the gates of each block updated in the last frame of one stream."""
+    counts = state.updated()[0].sum(1).tolist()
     return [paper_column.Selected(*counts[i : i + GATES]) for i in range(0, len(counts), GATES)]

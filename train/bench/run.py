@@ -184,8 +184,8 @@ def _timing(model: eventful.EventfulModel, times: dict[str, np.ndarray], mode: s
         dense_ms=quartiles(times["dense"] * 1e3),
         speedup=quartiles(times["dense"] / times[mode]),
         same_kernels=quartiles(times["same"] / times[mode]) if "same" in times else None,
-        macs=1 / float(macs.ratio[0]),
-        macs_overall=1 / float(macs.overall_ratio[0]),
+        macs=1 / float(macs.share[0]),
+        macs_overall=1 / float(macs.overall_share[0]),
         by_operation={name: float(amount[0]) for name, amount in macs.by_operation.items()},
         state_bytes=state.nbytes(),
     )

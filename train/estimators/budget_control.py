@@ -11,8 +11,8 @@ charge busy ones, pay quiet ones, and so teach the policy to spend alike in both
       price = - (d damage / d s) / (d cost / d s),
 
   both running means over windows. So gradients say nothing about how much to spend, only where; and at the optimum a
-  MAC is worth the same everywhere. (The last layer's bias, which is such a shift, is left alone: its gradient is
-  nothing but rounding, which Adam would blow up to full steps.)
+  MAC is worth the same everywhere. (A parameter that is such a shift, as the last layer's bias, has to be left alone:
+  its gradient is nothing but rounding, which Adam would blow up to full steps.)
 
 Shape suffixes: B streams.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policies import LearnedPolicy
+from policies import TrainablePolicy
 from train import distributed
 
 
@@ -41,7 +41,7 @@ class BudgetControl:
         ValueError: If a value is out of range.
     """
 
-    def __init__(self, policy: LearnedPolicy, gain: float = 0.4, momentum: float = 0.9) -> None:
+    def __init__(self, policy: TrainablePolicy, gain: float = 0.4, momentum: float = 0.9) -> None:
         if gain < 0 or not 0 <= momentum < 1:
             raise ValueError(f"the gain must be at least 0, the momentum in [0, 1), got {gain} and {momentum}")
         self._policy, self._gain, self._momentum = policy, gain, momentum
@@ -56,11 +56,9 @@ class BudgetControl:
             cost: Scalar, relative to the budget.
             shift: Zero that was added to all logits.
         """
-        shifting = self._policy.out.bias
-        trained = [p for p in self._policy.parameters() if p.requires_grad and p is not shifting]
+        trained = [p for p in self._policy.parameters() if p.requires_grad]
         *of_cost, cost_slope = torch.autograd.grad(cost, [*trained, shift], retain_graph=True, allow_unused=True)
         damage.backward()
-        shifting.grad = None
         slopes = [torch.zeros_like(shift) if slope is None else slope for slope in (shift.grad, cost_slope)]
         now = distributed.mean(torch.stack(slopes).double().cpu())
         self._slopes = self._momentum * self._slopes + (1 - self._momentum) * now

@@ -4,7 +4,7 @@ Masks are straight-through binary concrete samples (`policies.relaxation`) of lo
 loss flow through the blended buffers of all T frames of a window, and are cut between windows. The states that windows
 start from are the ones that the policy itself has left behind. Loss:
 
-    mean over streams and frames of FrameLoss  +  price * mean over streams and frames of (cost / budget)
+    mean over streams and frames of damage  +  price * mean over streams and frames of (cost / budget)
 
 Cost is the ledger's share of dense MACs, a differentiable function of the masks; the price is that of
 `train.estimators.budget_control`.
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 import eventful
+from envs.damage import Damage, Objective
 from envs.task import VideoTask
 from eventful import StreamState
-from policies import GateObservation, LearnedPolicy, Selection
+from policies import GateObservation, Selection, TrainablePolicy
 from policies.relaxation import concrete_mask
 from train import distributed
 from train.estimators.budget_control import BudgetControl
-from train.estimators.objective import FrameLoss, Terms
-from train.estimators.protocol import WindowRecord, WindowResult
+from train.estimators.protocol import WindowRecord, WindowResult, differentiable_meter
 from train.estimators.streams import StreamBatch, StreamSource, begin
 
 
@@ -40,7 +40,7 @@ class GumbelEstimator:
         task: Preprocessing, labels.
         model: Eventful model around the task's model.
         policy: To be trained.
-        loss: Of a frame.
+        objective: What the policy is to keep.
         source: Where streams come from.
         budget_control: Price and thresholds.
         window: T, frames between two cuts of the gradient.
@@ -53,8 +53,8 @@ class GumbelEstimator:
         self,
         task: VideoTask,
         model: eventful.EventfulModel,
-        policy: LearnedPolicy,
-        loss: FrameLoss,
+        policy: TrainablePolicy,
+        objective: Objective,
         source: StreamSource,
         budget_control: BudgetControl,
         window: int = 8,
@@ -62,7 +62,8 @@ class GumbelEstimator:
         sharpness: float = 4.0,
         noise: bool = True,
     ) -> None:
-        self._task, self._model, self._policy, self._loss = task, model, policy, loss
+        self._task, self._model, self._policy, self._objective = task, model, policy, objective
+        self._meter = differentiable_meter(task, model, objective)
         self._source, self.budget_control, self._window = source, budget_control, window
         self._temperature, self._sharpness, self._noise = temperature, sharpness, noise
         self._streams: StreamBatch | None = None
@@ -77,7 +78,7 @@ class GumbelEstimator:
         if self._streams is None:
             raise RuntimeError("begin() comes before window()")
         record = WindowRecord()
-        terms: list[Terms] = []
+        damages: list[Damage] = []
         relative: list[Tensor] = []
         counted: list[Tensor] = []
         budgets: list[Tensor] = []
@@ -87,19 +88,21 @@ class GumbelEstimator:
         for batch in islice(self._streams, self._window):
             frame = self._task.preprocess(batch.frames_BHWC.to(device))
             budget_B = batch.budget_B.to(device)
-            decide = partial(self._decide, budget_B=budget_B, shift=shift, noise=self._streams.noise, record=record)
+            decide = partial(self._decide, budget_B=budget_B, shift=shift, noise=self._streams.noise)
             features, state = eventful.drive(self._model.decisions(frame, begin(state, batch), masked=True), decide)
-            terms.append(self._loss(features, self._loss.dense(frame), batch.targets))
-            relative.append(state.macs.ratio.float() / budget_B)  # type: ignore[union-attr]
+            outcome = self._meter.outcome(features, batch.targets)
+            damages.append(self._meter.damage(outcome, self._meter.dense(frame, batch.targets)))
+            relative.append(state.macs.share.float() / budget_B)  # type: ignore[union-attr]
+            record.frame(state)
             counted.append(~batch.first_B.to(device))
             budgets.append(budget_B)
         self._state = None if state is None else state.detach()
-        stats = self._backward(terms, torch.stack(relative), torch.stack(counted), torch.stack(budgets), shift)
+        stats = self._backward(damages, torch.stack(relative), torch.stack(counted), torch.stack(budgets), shift)
         layout = self._model.layout(frame)
         return record.result(stats, layout.tokens, layout.gates)
 
     def _backward(
-        self, terms: Sequence[Terms], relative_TB: Tensor, counted_TB: Tensor, budget_TB: Tensor, shift: Tensor
+        self, damages: Sequence[Damage], relative_TB: Tensor, counted_TB: Tensor, budget_TB: Tensor, shift: Tensor
     ) -> dict[str, float]:
         weight_TB = counted_TB.float()
         seen = distributed.mean(weight_TB.sum())
@@ -108,11 +111,11 @@ class GumbelEstimator:
         def mean(values: Sequence[Tensor]) -> Tensor:
             return (torch.stack(list(values)) * weight_TB).sum() / count
 
-        loss = mean([t.total_B for t in terms])
-        spent = (relative_TB * weight_TB).sum() / count
+        loss = mean([self._objective.of_frame(damage) for damage in damages])
+        share_over_budget = (relative_TB * weight_TB).sum() / count
         if seen > 0:
             # Also where all of this process's streams are at a flush: the others wait for its share.
-            self.budget_control.backward(loss + 0 * shift, spent + 0 * shift, shift)
+            self.budget_control.backward(loss + 0 * shift, share_over_budget + 0 * shift, shift)
             frames_B = weight_TB.sum(0)
             # A stream that begins a clip within the window has two budgets: their geometric mean stands for both.
             budget_B = ((budget_TB.log() * weight_TB).sum(0) / frames_B.clamp(min=1)).exp()
@@ -120,11 +123,12 @@ class GumbelEstimator:
             self.budget_control.steer(budget_B, torch.where(frames_B > 0, relative_B, 1.0))
         stats = {
             "loss": loss,
-            "distance": mean([t.mean_B for t in terms]),
-            "distance_worst": mean([t.worst_B for t in terms]),
-            "task_loss_above_dense": mean([t.task_B for t in terms]),
-            "spent_over_budget": spent,
+            "distance": mean([damage.distance_B for damage in damages]),
+            "distance_worst": mean([damage.worst_B for damage in damages]),
+            "share_over_budget": share_over_budget,
         }
+        if self._objective.task:
+            stats["task_loss_above_dense"] = mean([damage.loss_B for damage in damages if damage.loss_B is not None])
         return {name: float(distributed.mean(value)) for name, value in stats.items()} | {
             "price": self.budget_control.price
         }
@@ -135,7 +139,6 @@ class GumbelEstimator:
         budget_B: Tensor,
         shift: Tensor,
         noise: Sequence[torch.Generator],
-        record: WindowRecord,
     ) -> Selection:
         logit_BN = self._sharpness * self._policy.score(observation, budget_B) + shift
         rows = [
@@ -146,5 +149,4 @@ class GumbelEstimator:
         prefix = observation.layout.prefix
         if prefix:
             mask_BN = torch.cat([torch.ones_like(mask_BN[:, :prefix]), mask_BN[:, prefix:]], 1)
-        record.decision(observation, mask_BN)
         return Selection(mask_BN=mask_BN)

@@ -1,7 +1,7 @@
 """Warm start: regress the policy's scores on the gradient oracle's.
 
-With every mask entry at 1/2, minus the gradient of the frame's loss with respect to the mask is the benefit of updating
-each token, all tokens in one backward pass. The policy's scores are fitted to the benefits b by listwise
+With every mask entry at 1/2, minus the gradient of the frame's damage with respect to the mask is the benefit of
+updating each token, all tokens in one backward pass. The policy's scores are fitted to the benefits b by listwise
 cross-entropy, with target p_i = max(b_i, 0) / sum_j max(b_j, 0) against softmax(kappa * score), on states that the
 policy itself leaves behind.
 
@@ -17,11 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import eventful
+from envs.damage import Objective
 from envs.task import VideoTask
 from eventful import StreamState
-from policies import GateObservation, LearnedPolicy, Selection
+from policies import GateObservation, Selection, TrainablePolicy
 from train import distributed
-from train.estimators.objective import FrameLoss
+from train.estimators.protocol import differentiable_meter
 from train.estimators.streams import Batch, StreamBatch, begin
 
 
@@ -32,7 +33,7 @@ class OracleWarmStart:
         task: Preprocessing, labels.
         model: Eventful model around the task's model.
         policy: To be fitted.
-        loss: Whose gradient is the oracle.
+        objective: The damage whose gradient is the oracle.
         lr: Of Adam.
     """
 
@@ -40,11 +41,12 @@ class OracleWarmStart:
         self,
         task: VideoTask,
         model: eventful.EventfulModel,
-        policy: LearnedPolicy,
-        loss: FrameLoss,
+        policy: TrainablePolicy,
+        objective: Objective,
         lr: float = 3e-3,
     ) -> None:
-        self._task, self._model, self._policy, self._loss = task, model, policy, loss
+        self._task, self._model, self._policy, self._objective = task, model, policy, objective
+        self._meter = differentiable_meter(task, model, objective)
         self._log_kappa = torch.zeros((), requires_grad=True, device=next(policy.parameters()).device)
         self._optimizer = torch.optim.Adam([*policy.parameters(), self._log_kappa], lr=lr)
 
@@ -82,8 +84,9 @@ class OracleWarmStart:
         features, _ = eventful.drive(self._model.decisions(frame, state, masked=True), half)
         local, counted = torch.zeros(()), torch.zeros(())
         if masks:
-            terms = self._loss(features, self._loss.dense(frame), batch.targets)
-            benefit_GBN = -torch.stack(torch.autograd.grad(terms.total_B.sum(), masks))
+            outcome = self._meter.outcome(features, batch.targets)
+            damage = self._meter.damage(outcome, self._meter.dense(frame, batch.targets))
+            benefit_GBN = -torch.stack(torch.autograd.grad(self._objective.of_frame(damage).sum(), masks))
             benefit_BN = benefit_GBN.transpose(0, 1).flatten(1).clamp(min=0)
             score_BN = torch.stack(scores, 1).flatten(1)
             counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)

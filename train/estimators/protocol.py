@@ -11,7 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from policies import GateObservation
+from envs.damage import DamageMeter, Objective
+from envs.task import VideoTask
+from eventful import EventfulModel, StreamState
 from train.estimators.budget_control import BudgetControl
 
 
@@ -21,9 +23,9 @@ class WindowResult:
 
     Attributes:
         stats: Means over streams and frames, flushes left out; the same on all processes.
-        rates_TG: Share of tokens selected at each gate in each frame, first stream.
-        masks_TN: The first stream's selections at the first gate, for heat maps.
-        ages: Ages of all tokens at the first gate, for a histogram.
+        rates_TG: Share of the tokens that each gate updated in each frame, first stream.
+        masks_TN: What the first gate updated, first stream, for heat maps.
+        ages: Frames since the first gate last updated each token, for a histogram.
     """
 
     stats: dict[str, float]
@@ -49,26 +51,34 @@ class Estimator(Protocol):
         """Runs the next frames of all streams, and backpropagates."""
 
 
+def differentiable_meter(task: VideoTask, model: EventfulModel, objective: Objective) -> DamageMeter:
+    """Measures damage with gradients.
+
+    Raises:
+        ValueError: If the objective contains the task's metric, or needs labels that the task does not have.
+    """
+    if objective.metric:
+        raise ValueError("objective.metric has no gradient: estimator=reinforce takes it, gumbel and the oracle cannot")
+    return DamageMeter(task, model.backbone, loss=objective.task > 0, metric=False)
+
+
 @dataclass
 class WindowRecord:
-    """Collects what was selected during a window."""
+    """Collects what was updated during a window."""
 
-    masks: list[Tensor] = field(default_factory=list)
-    rates: list[list[Tensor]] = field(default_factory=list)
+    updated: list[Tensor] = field(default_factory=list)
     ages: list[Tensor] = field(default_factory=list)
 
-    def decision(self, observation: GateObservation, mask_BN: Tensor) -> None:
-        """Notes one decision."""
-        hard_BN = mask_BN.detach() > 0.5
-        if observation.gate == 0:
-            self.rates.append([])
-            self.masks.append(hard_BN[0].cpu())
-            self.ages.append(observation.age_BN.float().cpu().flatten())
-        self.rates[-1].append(hard_BN[0].float().mean().cpu())
+    def frame(self, state: StreamState) -> None:
+        """Notes what a frame has updated, unless it was nothing but a flush."""
+        if state.flushed_B is not None and not state.flushed_B.all():
+            self.updated.append(state.updated()[0].cpu())
+            self.ages.append(state.ages()[:, 0].float().cpu().flatten())
 
     def result(self, stats: dict[str, float], tokens: int, gates: int) -> WindowResult:
         """Everything together; a window that was nothing but flushes has no rates."""
-        rates_TG = torch.tensor([[float(r) for r in frame] for frame in self.rates]).reshape(-1, gates)
-        masks_TN = torch.stack(self.masks) if self.masks else torch.zeros(0, tokens, dtype=torch.bool)
+        none_TGN = torch.zeros(0, gates, tokens, dtype=torch.bool)
+        updated_TGN = torch.stack(self.updated) if self.updated else none_TGN
+        rates_TG, masks_TN = updated_TGN.float().mean(2), updated_TGN[:, 0]
         ages = torch.cat(self.ages) if self.ages else torch.zeros(0)
         return WindowResult(stats, rates_TG, masks_TN, ages)

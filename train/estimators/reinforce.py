@@ -25,7 +25,7 @@ from torch import Tensor
 from envs.engine import EngineState, SelectionEngine
 from envs.episodes import Start
 from envs.scoring import FrameScore
-from policies import Layout, LearnedPolicy
+from policies import Layout, TrainablePolicy
 from policies.relaxation import bernoulli_entropy, bounded_probability, log_probability, sample_mask
 from train import distributed
 from train.estimators.budget_control import BudgetControl
@@ -98,7 +98,7 @@ class ReinforceEstimator:
     def __init__(
         self,
         engine: SelectionEngine,
-        policy: LearnedPolicy,
+        policy: TrainablePolicy,
         source: StreamSource,
         budget_control: BudgetControl,
         options: ReinforceOptions,
@@ -170,7 +170,6 @@ class ReinforceEstimator:
                 options.sharpness * score_RN + rollouts.shift.to(score_RN.device), options.p_min
             )
             mask_RN = self._draw(probability_RN.detach(), observation.layout)
-            record.decision(observation, mask_RN)
             rollouts.log_p_RN.append(log_probability(probability_RN, mask_RN))
             each = observation.layout.marginal_share(observation.gate)
             prefix = observation.layout.prefix
@@ -180,6 +179,7 @@ class ReinforceEstimator:
             rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, prefix:].mean())
             scores = engine.step(mask_RN)
         rollouts.scores.append([scores[b] for b in range(engine.streams)])
+        record.frame(engine.groups[0].state)
 
     def _draw(self, probability_RN: Tensor, layout: Layout) -> Tensor:
         rows = [sample_mask(p_N, noise) for p_N, noise in zip(probability_RN, self._noise, strict=True)]
@@ -190,7 +190,7 @@ class ReinforceEstimator:
     def _backward(self, rollouts: _Rollouts) -> dict[str, float]:
         engine, options = self._engine, self._options
         budget_R, device = engine.budget_B, rollouts.log_p_RN[0].device
-        relative_TR = torch.tensor([[score.ratio for score in row] for row in rollouts.scores]) / budget_R
+        relative_TR = torch.tensor([[score.share for score in row] for row in rollouts.scores]) / budget_R
         log_p_TGRN, expected_TGRN = (
             torch.stack(x).unflatten(0, (-1, engine.layout.gates)) for x in (rollouts.log_p_RN, rollouts.expected_RN)
         )
@@ -211,8 +211,8 @@ class ReinforceEstimator:
         stats = {
             "reward": reward_TR.mean(),
             "loss": -reward_TR.mean(),
-            "distance": torch.tensor([[score.mean for score in row] for row in rollouts.scores]).mean(),
-            "spent_over_budget": relative_TR.mean(),
+            "distance": torch.tensor([[score.distance for score in row] for row in rollouts.scores]).mean(),
+            "share_over_budget": relative_TR.mean(),
             "entropy": entropy.detach(),
         }
         means = {name: float(distributed.mean(value.float().cpu())) for name, value in stats.items()}

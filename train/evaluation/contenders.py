@@ -30,7 +30,6 @@ from policies import (
     All,
     CalibratedThreshold,
     GlobalTopR,
-    LearnedPolicy,
     Nothing,
     Periodic,
     Policy,
@@ -38,9 +37,10 @@ from policies import (
     Threshold,
     ThresholdTable,
     TopR,
+    TrainablePolicy,
 )
 from policies.protocol import Granularity
-from train.calibration import CalibrationFrames, calibrate, realised_share
+from train.calibration import CalibrationFrames, calibrate, realised_share, solve_shift
 from train.evaluation import user_policies
 from train.evaluation.results_file import Key
 
@@ -61,8 +61,11 @@ LABELS = {
 SAME_WITH_ONE_GATE = {"GlobalTopR": "TopR", "Threshold": "CalibratedThreshold"}
 """Rules that are the same rule when there is one decision per frame."""
 
-_TOLERANCE = 0.02
-"""Of the realised share, relative, at which the search for a threshold ends."""
+TOLERANCE = 0.02
+"""Of the log of the realised share, at which the search for a single threshold ends."""
+
+STEPS = 12
+"""Trials at most."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class PolicyMaker:
         models: Mapping[Granularity, EventfulModel],
         frames: Callable[[], CalibrationFrames],
         budgets: Sequence[float],
-        checkpoints: Mapping[str, LearnedPolicy],
+        checkpoints: Mapping[str, TrainablePolicy],
     ) -> None:
         self._models, self._frames, self._budgets = models, frames, sorted(budgets)
         self._checkpoints = checkpoints
@@ -210,7 +213,7 @@ class PolicyMaker:
         return TopR(r), f"r={r}"
 
     def _model(self, granularity: Granularity) -> EventfulModel:
-        """A model whose plans contain no policy's own cost: the heuristics have none."""
+        """A model with a policy that costs nothing itself, as none of the heuristics does."""
         model = self._models[granularity]
         model.policy = self._free
         return model
@@ -230,43 +233,11 @@ class PolicyMaker:
         """The single h that spends the budget on the training frames."""
         table, model, frames = self._table(granularity), self._model(granularity), self._calibration_frames()
         start = float(table.log_threshold_KG[self._budgets.index(budget)].mean())
-        log_h = solve_threshold(lambda x: realised_share(model, frames, Threshold(math.exp(x)).select), budget, start)
-        return math.exp(log_h)
 
+        def share_at(shift: float) -> float:
+            return realised_share(model, frames, Threshold(math.exp(start + shift)).select)
 
-def solve_threshold(share_at: Callable[[float], float], budget: float, start: float) -> float:
-    """The log threshold at which a share that falls with it meets the budget.
-
-    Bisection that starts from a bracket around `start`. Footage that stands still cannot spend a large budget
-    however low the threshold; the lowest one tried is returned then.
-
-    Args:
-        share_at: Realised share at a log threshold.
-        budget: Asked share.
-        start: First guess.
-    """
-    step = math.log(2)
-    low = high = start
-    first = share_at(start)
-    if abs(math.log(max(first, 1e-9) / budget)) < _TOLERANCE:
-        return start
-    for _ in range(8):
-        if first > budget:
-            low, high = high, high + step
-            if share_at(high) <= budget:
-                break
-        else:
-            low, high = low - step, low
-            if share_at(low) >= budget:
-                break
-    else:
-        return high if first > budget else low
-    while True:
-        middle = (low + high) / 2
-        share = share_at(middle)
-        if abs(math.log(max(share, 1e-9) / budget)) < _TOLERANCE or high - low < 1e-3:
-            return middle
-        low, high = (middle, high) if share > budget else (low, middle)
+        return math.exp(start + solve_shift(share_at, budget, TOLERANCE, STEPS))
 
 
 def digest(module: nn.Module, *options: object) -> str:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.task import Clip, Metric, VideoTask, token_distance
+from envs.task import Clip, Metric, VideoTask
 from eventful import EventfulModel, StreamState
+from eventful.fidelity import token_distance
 from policies import Policy
 from train.evaluation.results_file import Key, Record
 
@@ -175,11 +176,11 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
         frame = footage.inputs(group, t)
         features = model.forward_features(frame)
         if t == 0:
-            for tally, share in zip(tallies, model.macs.ratio.tolist(), strict=True):
+            for tally, share in zip(tallies, model.macs.share.tolist(), strict=True):
                 tally.flush_share = share
             continue
         columns = _measure(model, features, footage.dense(group, t, frame))
-        rates_BG, age_max_B = selected(model.state)
+        rates_BG, age_max_B = _rates_and_oldest(model.state)
         rows = zip(tallies, rates_BG.cpu(), age_max_B.tolist(), strict=True)
         for b, (tally, rates_G, age_max) in enumerate(rows):
             tally.add({name: column[b] for name, column in columns.items()}, rates_G, age_max)
@@ -193,11 +194,11 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
 def _measure(model: EventfulModel, features: Tensor, dense: Tensor) -> dict[str, list[float]]:
     """Per stream: shares of the dense MACs and distances of this frame."""
     macs = model.macs
-    mean_B, worst_B = token_distance(as_tokens(features), as_tokens(dense))
+    mean_B, worst_B = token_distance(features, dense)
     policy_B = macs.by_operation.get("policy", torch.zeros_like(macs.total)) / macs.dense_B
     columns = {
-        "share": macs.ratio,
-        "overall": macs.overall_ratio,
+        "share": macs.share,
+        "overall": macs.overall_share,
         "policy": policy_B,
         "distance": mean_B,
         "worst": worst_B,
@@ -205,24 +206,11 @@ def _measure(model: EventfulModel, features: Tensor, dense: Tensor) -> dict[str,
     return {name: column.tolist() for name, column in columns.items()}
 
 
-def selected(state: StreamState | None) -> tuple[Tensor, Tensor]:
-    """From a state after a frame: share of the tokens that each gate selected (B, G), and the greatest age (B,).
-
-    The age of a token is the number of frames since its last update: 0 if this frame updated it.
-    """
+def _rates_and_oldest(state: StreamState | None) -> tuple[Tensor, Tensor]:
+    """Share of the tokens that each gate updated in the last frame (B, G), and the greatest age (B,)."""
     if state is None:
         raise ValueError("there is no state before the first frame")
-    gates = [gate for block in state.blocks for gate in block.gates.values()]
-    if state.frame_gate is not None:
-        gates = [state.frame_gate]
-    ages_G = [state.frame - 1 - gate.stamp_BN for gate in gates]
-    rates_BG = torch.stack([(age_BN == 0).double().mean(1) for age_BN in ages_G], 1)
-    return rates_BG, torch.stack([age_BN.amax(1) for age_BN in ages_G]).amax(0)
-
-
-def as_tokens(features: Tensor) -> Tensor:
-    """Features as (B, N, D), also those that are a map (B, D, H, W)."""
-    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+    return state.updated().double().mean(2), state.ages().amax((1, 2))
 
 
 def _stream(outputs: Any, b: int) -> Any:

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from eventful.errors import UserError
-from policies import Layout, LearnedPolicy
+from policies import Layout, TrainablePolicy
 from train import distributed
 from train.estimators.protocol import Estimator
 from train.loop.history import History
@@ -69,7 +69,7 @@ class Trainer:
 
     def __init__(
         self,
-        policy: LearnedPolicy,
+        policy: TrainablePolicy,
         estimator: Estimator,
         layout: Layout,
         schedule: TrainingSchedule,
@@ -193,7 +193,7 @@ class Trainer:
             self.step += 1
             self._rates.append(schedule.frames / (time.perf_counter() - started))
             bar.update()
-            shown: dict[str, object] = {k: f"{result.stats[k]:.3g}" for k in ("loss", "spent_over_budget")}
+            shown: dict[str, object] = {k: f"{result.stats[k]:.3g}" for k in ("loss", "share_over_budget")}
             bar.set_postfix(shown, refresh=False)
             if board is not None:
                 extra = {"grad_norm": float(norm), "frames_per_second": self._rates[-1]}

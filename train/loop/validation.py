@@ -18,7 +18,7 @@ import torch
 from envs.engine import SelectionEngine
 from envs.episodes import Start
 from envs.scoring import FrameScore
-from policies import LearnedPolicy, ThresholdTable
+from policies import ThresholdTable, TrainablePolicy
 from train.calibration import solve_shift
 
 TOLERANCE = 0.01
@@ -66,8 +66,8 @@ class Validation:
     def __init__(
         self,
         engine: SelectionEngine,
-        learned: LearnedPolicy,
-        heuristic: LearnedPolicy,
+        learned: TrainablePolicy,
+        heuristic: TrainablePolicy,
         budgets: Sequence[float] = (0.1, 0.2),
         streams: int = 8,
         frames: int = 32,
@@ -85,9 +85,9 @@ class Validation:
         return {"learned": self._points(self._learned), "heuristic": self._heuristic}
 
     @torch.no_grad()
-    def _points(self, policy: LearnedPolicy) -> list[ValidationPoint]:
+    def _points(self, policy: TrainablePolicy) -> list[ValidationPoint]:
         shifted = copy.deepcopy(policy)
-        shifted.table = _table_at(policy.table, self._budgets, policy.gates)
+        shifted.table = _table_at(policy.table, self._budgets)
         found = []
         for k, budget in enumerate(self._budgets):
             tried: dict[float, ValidationPoint] = {}
@@ -103,7 +103,7 @@ class Validation:
             found.append(tried[solve_shift(share_at, budget, TOLERANCE, STEPS)])
         return found
 
-    def _play(self, policy: LearnedPolicy, budget: float) -> ValidationPoint:
+    def _play(self, policy: TrainablePolicy, budget: float) -> ValidationPoint:
         """All clips from their flush, with the policy deciding."""
         engine = self._engine
         policy.budget = budget
@@ -113,18 +113,18 @@ class Validation:
         for _ in range((self._frames - 1) * engine.layout.gates):
             mask_BN = policy.select(engine.observe()).as_mask(engine.layout.tokens)
             scores += engine.step(mask_BN).values()
-        return ValidationPoint(budget, *(_mean(scores, name) for name in ("ratio", "reward", "mean")))
+        return ValidationPoint(budget, *(_mean(scores, name) for name in ("share", "reward", "distance")))
 
 
 def _mean(scores: Sequence[FrameScore], name: str) -> float:
     return sum(getattr(score, name) for score in scores) / len(scores)
 
 
-def _table_at(table: ThresholdTable, budgets: Sequence[float], gates: int) -> ThresholdTable:
+def _table_at(table: ThresholdTable, budgets: Sequence[float]) -> ThresholdTable:
     """A table with knots at exactly these budgets."""
     device = table.log_threshold_KG.device
-    found = ThresholdTable(budgets, gates).to(device)
-    for gate in range(gates):
+    found = ThresholdTable(budgets, table.gates).to(device)
+    for gate in range(table.gates):
         found.log_threshold_KG[:, gate] = table(gate, torch.tensor(budgets, device=device))
     return found
 

@@ -1,0 +1,219 @@
+"""Damage: how much worse than the dense model's a frame turned out. One definition for losses, rewards and reports.
+
+    damage = fidelity * distance + worst * (mean of the 20 largest distances) + task * (loss - dense loss)
+             + metric * (dense metric - metric)
+
+on the same frame, with `distance` the mean over tokens of 1 - cosine (0 to 2), and `loss` and `metric` the task's, in
+their own units. Zero for the dense model. All but the metric can be differentiated; distances need no labels.
+
+Shape suffixes: B streams, N tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.task import Target, VideoTask
+from eventful.families.backbone import Backbone
+from eventful.fidelity import WORST, as_tokens, distances, mean_and_worst
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a policy is to keep: weights of the kinds of damage.
+
+    Attributes:
+        fidelity: Of the mean distance of the final tokens to the dense model's.
+        worst: Of the mean distance of the 20 worst tokens.
+        task: Of the task loss above the dense model's (labelled tasks).
+        metric: Of the task's metric of the frame below the dense model's (labelled tasks; not differentiable).
+
+    Raises:
+        ValueError: If a weight is negative or not finite, or all are zero.
+    """
+
+    fidelity: float = 1.0
+    worst: float = 0.2
+    task: float = 0.0
+    metric: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = dataclasses.asdict(self)
+        wrong = {name: weight for name, weight in weights.items() if not (isfinite(weight) and weight >= 0)}
+        if wrong or not any(weights.values()):
+            raise ValueError(f"weights must be numbers from 0, and not all 0: {wrong or weights}")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it can be computed only where there are labels."""
+        return self.task > 0 or self.metric > 0
+
+    def of_frame(self, damage: Damage) -> Tensor:
+        """The weighted sum for each stream (B,)."""
+        kinds = {
+            "fidelity": damage.distance_B,
+            "worst": damage.worst_B,
+            "task": damage.loss_B,
+            "metric": damage.metric_B,
+        }
+        total = torch.zeros_like(damage.distance_B)
+        for name, value_B in kinds.items():
+            if getattr(self, name) and value_B is not None:
+                total = total + getattr(self, name) * value_B
+        return total
+
+    def by_token(self, damage: Damage) -> Tensor | None:
+        """Each token's part of `of_frame` (B, N); None where a part is one of the whole frame."""
+        if self.metric or (self.task and damage.loss_BN is None):
+            return None
+        distance_BN = damage.distance_BN
+        worst_BW = distance_BN.topk(min(WORST, distance_BN.shape[1]), dim=1).indices
+        weight_BN = torch.full_like(distance_BN, self.fidelity / distance_BN.shape[1])
+        extra_BW = torch.full_like(distance_BN[:, :WORST], self.worst / worst_BW.shape[1])
+        total_BN = distance_BN * weight_BN.scatter_add(1, worst_BW, extra_BW)
+        return total_BN if not self.task or damage.loss_BN is None else total_BN + self.task * damage.loss_BN
+
+
+PRESETS = {
+    "fidelity": Objective(fidelity=1.0, worst=0.1),
+    "loss": Objective(fidelity=0.0, worst=0.0, task=1.0),
+    "metric": Objective(fidelity=0.0, worst=0.0, metric=1.0),
+}
+"""Objectives by name."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Of one frame of B streams.
+
+    Attributes:
+        distance_BN: Distance of each final token to the dense model's.
+        distance_B: Mean over the tokens.
+        worst_B: Mean over the 20 largest.
+        loss_B: Excess of the task loss; None if it was not asked for.
+        loss_BN: Each token's part of it; None where the task does not tell.
+        metric_B: Shortfall of the frame's task metric, 0 where a frame has none; None if it was not asked for.
+    """
+
+    distance_BN: Tensor
+    distance_B: Tensor
+    worst_B: Tensor
+    loss_B: Tensor | None = None
+    loss_BN: Tensor | None = None
+    metric_B: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model made of one frame of B streams, as far as damage depends on it.
+
+    Attributes:
+        tokens_BND: Final tokens.
+        loss_B: Task loss, None if it was not asked for.
+        loss_BN: Each token's part of it, None where the task does not tell.
+        metric_B: The task's metric of each frame, NaN where there is none; None if it was not asked for.
+    """
+
+    tokens_BND: Tensor
+    loss_B: Tensor | None = None
+    loss_BN: Tensor | None = None
+    metric_B: Tensor | None = None
+
+    def of_stream(self, stream: int) -> Outcome:
+        """One stream's, as a copy: a slice would keep the whole batch alive."""
+        one = slice(stream, stream + 1)
+        parts: dict[str, Any] = {name: None if x is None else x[one].clone() for name, x in vars(self).items()}
+        return Outcome(**parts)
+
+    @staticmethod
+    def cat(outcomes: Sequence[Outcome]) -> Outcome:
+        """Those of several streams as one."""
+        columns = {name: [getattr(outcome, name) for outcome in outcomes] for name in vars(outcomes[0])}
+        joined: dict[str, Any] = {name: None if x[0] is None else torch.cat(x) for name, x in columns.items()}
+        return Outcome(**joined)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(x.numel() * x.element_size() for x in vars(self).values() if x is not None)
+
+
+class DamageMeter:
+    """Holds eventful outputs against the dense model's.
+
+    Args:
+        task: With loss and metric.
+        backbone: Of the task's model.
+        loss: Whether to compute the task loss.
+        metric: Whether to compute the metric of single frames.
+
+    Raises:
+        ValueError: If loss or metric are asked for and the task has no labels.
+    """
+
+    def __init__(self, task: VideoTask, backbone: Backbone, loss: bool, metric: bool) -> None:
+        if (loss or metric) and not task.has_labels:
+            raise ValueError(f"losses and metrics need labels, which task {task.name} does not have")
+        self._task, self._backbone, self._loss, self._metric = task, backbone, loss, metric
+
+    @torch.no_grad()
+    def dense(self, frame: Tensor, targets: Sequence[Target]) -> Outcome:
+        """The dense model's outcome of frames (B, 3, H, W)."""
+        return self.outcome(self._backbone.vit.forward_features(frame), targets)  # type: ignore[operator]
+
+    def outcome(self, features: Tensor, targets: Sequence[Target]) -> Outcome:
+        """What final features came to; differentiable but for the metric."""
+        loss_B = loss_BN = metric_B = None
+        if self._loss or self._metric:
+            outputs = self._backbone.head(features)
+        if self._loss:
+            token_loss = getattr(self._task, "token_loss", None)
+            loss_BN = None if token_loss is None else token_loss(outputs, targets)
+            loss_B = self._task.loss(outputs, targets) if loss_BN is None else loss_BN.sum(1)
+        if self._metric:
+            metric_B = frame_metric(self._task, outputs, targets)
+        return Outcome(as_tokens(features), loss_B, loss_BN, metric_B)
+
+    def damage(self, outcome: Outcome, dense: Outcome) -> Damage:
+        """How much worse an outcome is than the dense model's."""
+        distance_BN = distances(outcome.tokens_BND, dense.tokens_BND)
+        distance_B, worst_B = mean_and_worst(distance_BN)
+        lost_B = _minus(dense.metric_B, outcome.metric_B)
+        return Damage(
+            distance_BN,
+            distance_B,
+            worst_B,
+            loss_B=_minus(outcome.loss_B, dense.loss_B),
+            loss_BN=_minus(outcome.loss_BN, dense.loss_BN),
+            metric_B=None if lost_B is None else lost_B.nan_to_num(),
+        )
+
+
+def frame_metric(task: VideoTask, outputs: Any, targets: Sequence[Target]) -> Tensor:
+    """The task metric of each single frame (B,), NaN where a frame has none.
+
+    A task that has a better measure of single frames than its metric over one frame offers it as a method
+    `frame_metric(outputs, targets)`.
+    """
+    own = getattr(task, "frame_metric", None)
+    if own is not None:
+        return own(outputs, targets)
+    values = []
+    for b, target in enumerate(targets):
+        metric = task.metric()
+        if metric is None:
+            raise ValueError(f"task {task.name} has labels, but no metric")
+        metric.update("frame", outputs[b : b + 1], [target])
+        values.append(metric.compute())
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def _minus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else a - b

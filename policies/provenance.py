@@ -1,0 +1,61 @@
+"""What a checkpoint says of its origin: the task and the options that the policy was trained with.
+
+On disk it is the entry `provenance` of `config.json`, `{"format": 1, "task": {"name": ..., ...}, "options": {...}}`;
+version 0.1 wrote the same without a format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT = 1
+"""Raised when the meaning of an entry changes."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a policy comes from, for whoever loads it.
+
+    Attributes:
+        task: Name of the task; empty if it is not known.
+        task_options: Plain data that the task was built with.
+        options: Keyword arguments of `eventful.wrap`, such as the granularity.
+    """
+
+    task: str = ""
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Provenance | Mapping[str, Any] | None) -> Provenance:
+        """From what a checkpoint holds; as it is, or empty for None.
+
+        Raises:
+            ValueError: If it is of another format, or no such record.
+        """
+        if value is None or isinstance(value, Provenance):
+            return value or cls()
+        if not isinstance(value, Mapping):
+            raise ValueError(f"provenance must be a table, got {value!r}")
+        known = value.get("format", FORMAT)
+        if known != FORMAT:
+            raise ValueError(f"provenance has format {known!r}, this version reads {FORMAT}: update eventful-policies")
+        task, options = value.get("task") or {}, value.get("options") or {}
+        if not isinstance(task, Mapping) or not isinstance(options, Mapping):
+            raise ValueError("provenance must hold tables `task` and `options`")
+        try:
+            task, options = json.loads(json.dumps([dict(task), dict(options)]))
+        except TypeError as error:
+            raise ValueError(f"provenance must be plain data: {error}") from error
+        return cls(str(task.pop("name", "")), task, options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `of` reads it."""
+        return {
+            "format": FORMAT,
+            "task": {"name": self.task, **self.task_options} if self.task else {},
+            "options": dict(self.options),
+        }

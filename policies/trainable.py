@@ -1,0 +1,204 @@
+"""The contract between a policy that learns and whoever trains, calibrates, compares and stores it.
+
+    score = w_g (log ||e|| - log h_g(budget)) + residual
+
+A trainable policy scores tokens, with gradients; a table of thresholds h makes the scores spend a budget. Trainers
+steer and calibrate the table and know nothing of the network behind `residual`. With a residual of zero and w_g = 1 the
+policy *is* the calibrated threshold (`select="threshold"`: score > 0) or top-r (`select="top"`: the r highest scores).
+w_g stays positive: errors of skipped tokens add up, and every token is noticed eventually.
+
+To train a network of your own, subclass `TrainablePolicy` (docs/policies.md).
+
+Shape suffixes: B streams, N tokens, G gates, K budgets.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.constants import CONFIG_NAME
+from torch import Tensor, nn
+
+from policies.budget import BudgetedPolicy
+from policies.features import log_error
+from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
+from policies.provenance import Provenance
+from policies.table import ThresholdTable
+
+Select = Literal["threshold", "top"]
+DEFAULT_BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
+
+
+class TrainablePolicy(
+    nn.Module,
+    BudgetedPolicy,
+    PyTorchModelHubMixin,
+    library_name="eventful-policies",
+    tags=["eventful-transformers", "token-selection"],
+    license="apache-2.0",
+):
+    """A residual on the calibrated threshold; one checkpoint serves all budgets.
+
+    Subclasses take these arguments (and more of their own, plain data), and implement `residual` and `residual_macs`.
+    A parameter that shifts all scores alike should not require gradients: that is what thresholds are for.
+
+    Args:
+        gates: G, decisions per frame of the model it is for.
+        dim: D, channels of its tokens.
+        granularity: `gate` or `frame`, as the model is run.
+        budgets: K budgets of the threshold table.
+        select: `threshold`, the number of tokens follows the content; `top`, it follows the budget alone.
+        budget: Target share of the dense MACs; may be set before every frame, also per stream (B,).
+        feedback: With `select="threshold"`, how far the threshold moves per frame to bring the realised share to the
+            budget on this very footage (0: calibration alone; 0.05: within some 20 frames).
+        provenance: What the checkpoint was trained with, for whoever loads it.
+
+    Attributes:
+        table: Thresholds on log error by budget and gate.
+        log_error_mean_G: Usual log error of each gate, to tell large from small.
+        log_error_std_G: Its standard deviation.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    log_error_mean_G: Tensor
+    log_error_std_G: Tensor
+
+    def __init__(
+        self,
+        gates: int,
+        dim: int,
+        granularity: Granularity = "frame",
+        budgets: Sequence[float] = DEFAULT_BUDGETS,
+        select: Select = "threshold",
+        budget: Budget = 0.1,
+        feedback: float = 0.0,
+        provenance: Provenance | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if gates < 1 or dim < 1:
+            raise ValueError(f"gates and dim must be positive: {gates=} {dim=}")
+        for name, value, known in (("select", select, Select), ("granularity", granularity, Granularity)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        self.gates, self.dim, self.granularity = gates, dim, granularity
+        self.select_by, self.feedback = select, feedback
+        self.budget = budget
+        self.provenance = provenance
+        self.table = ThresholdTable(budgets, gates)
+        self.register_buffer("log_error_mean_G", torch.zeros(gates))
+        self.register_buffer("log_error_std_G", torch.ones(gates))
+        self.log_weight_G = nn.Parameter(torch.zeros(gates))
+
+    @abc.abstractmethod
+    def residual(self, observation: GateObservation, relative_BN: Tensor, budget_B: Tensor) -> Tensor:
+        """What the network adds to the score of each token (B, N), in units of log error; with gradients.
+
+        Args:
+            observation: What the gate shows.
+            relative_BN: Log error of each token, less the gate's mean, over the gate's standard deviation.
+            budget_B: Target share of each stream.
+        """
+
+    @abc.abstractmethod
+    def residual_macs(self, layout: Layout) -> float:
+        """Multiply-accumulates of `residual` per gate and stream."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the checkpoint was trained with; may be set to a table as `Provenance.of` takes it."""
+        return self._provenance
+
+    @provenance.setter
+    def provenance(self, value: Provenance | Mapping[str, Any] | None) -> None:
+        self._provenance = Provenance.of(value)
+
+    def score(self, observation: GateObservation, budget_B: Tensor | None = None) -> Tensor:
+        """Scores (B, N), in units of log error; positive means update. Differentiable in the parameters.
+
+        Args:
+            observation: What the gate shows.
+            budget_B: Target share of each stream; the policy's own budget if None.
+
+        Raises:
+            PolicyMismatch: If the policy was made for another model.
+            ValueError: If there is not one budget for each stream.
+        """
+        layout, gate = observation.layout, observation.gate
+        self.check(layout.gates, layout.dim, layout.granularity)
+        budget_B = self.budget_per_stream(observation) if budget_B is None else budget_B
+        log_error_BN = log_error(observation)
+        relative_BN = (log_error_BN - self.log_error_mean_G[gate]) / self.log_error_std_G[gate]
+        residual_BN = self.residual(observation, relative_BN, budget_B).float()
+        above_BN = log_error_BN - self.table(gate, budget_B)[:, None]
+        return self.log_weight_G[gate].float().exp() * above_BN + residual_BN
+
+    @torch.no_grad()
+    def select(self, observation: GateObservation) -> Selection:
+        """See `Policy.select`."""
+        budget_B = self.budget_per_stream(observation)
+        score_BN = self.score(observation, budget_B)
+        if self.select_by == "top":
+            return self._top(observation.layout, score_BN, budget_B)
+        if self.feedback:
+            score_BN = score_BN - self._offset(observation, budget_B)[:, None]
+        return Selection.where(score_BN > 0, observation)
+
+    def macs(self, layout: Layout) -> float:
+        """See `Policy.macs`."""
+        return self.residual_macs(layout)
+
+    def check(self, gates: int, dim: int, granularity: Granularity) -> None:
+        """See `Policy.check`."""
+        mine, theirs = (self.gates, self.dim, self.granularity), (gates, dim, granularity)
+        if mine != theirs:
+            raise PolicyMismatch(
+                f"the policy is for {mine[0]} gates of width {mine[1]} (granularity {mine[2]!r}), "
+                f"the model has {theirs[0]} gates of width {theirs[1]} (granularity {theirs[2]!r})"
+            )
+
+    def _top(self, layout: Layout, score_BN: Tensor, budget_B: Tensor) -> Selection:
+        """As many tokens as the budget pays for, next to the policy itself."""
+        left_B = budget_B - self.share(layout)
+        if isinstance(self.budget, Tensor) and self.budget.numel() > 1:
+            return Selection.top_counts(score_BN, layout.counts(left_B), layout.prefix)
+        return Selection.top(score_BN, layout.count(float(left_B[0])), layout.prefix)
+
+    def _offset(self, observation: GateObservation, budget_B: Tensor) -> Tensor:
+        """Integral control of the threshold by the realised share (B,)."""
+        memory = observation.memory
+        if "threshold_offset" not in memory:
+            memory["threshold_offset"] = torch.zeros_like(budget_B)
+        elif observation.gate == 0 and observation.share_B is not None:
+            share_B = observation.share_B.to(budget_B)
+            # The relative, not the logarithmic, excess: its mean is zero where the mean share is the budget.
+            excess_B = (share_B / budget_B - 1).clamp(-2, 2)
+            memory["threshold_offset"] = memory["threshold_offset"] + self.feedback * excess_B
+        return memory["threshold_offset"]
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this policy again, as they stand now; plain data.
+
+        Classes other than this package's add their own name, so that `policies.load` can ask for them.
+        """
+        made: dict[str, Any] = dict(self._hub_mixin_config or {})  # type: ignore[arg-type]  # never a dataclass
+        budget = self.budget.tolist() if isinstance(self.budget, Tensor) else self.budget
+        now = {"budget": budget, "select": self.select_by, "feedback": self.feedback}
+        kind = {} if type(self).__module__.split(".")[0] == "policies" else {"class": class_name(type(self))}
+        return made | now | {"provenance": self.provenance.to_dict()} | kind
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        (save_directory / CONFIG_NAME).write_text(json.dumps(self.settings(), sort_keys=True, indent=2))
+
+
+def class_name(kind: type) -> str:
+    """`MODULE:CLASS` of a class."""
+    return f"{kind.__module__}:{kind.__qualname__}"
