@@ -6,12 +6,12 @@ import contextlib
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
 
 from policies.learned import LearnedPolicy
+from policies.provenance import Provenance
 from policies.trainable import TrainablePolicy, class_name
 
 
@@ -32,7 +32,7 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
     """
     path = Path(path_or_hub_id)
     if path.exists():
-        _check_class(_read_config(path), path, kind)
+        _check_class(_provenance(path), path, kind)
     elif path.is_absolute() or len(path.parts) != 2 or str(path_or_hub_id).startswith("."):
         raise CheckpointError(
             f"no policy checkpoint at {path}: expected a folder with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}"
@@ -51,21 +51,26 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
     return policy.eval()
 
 
-def _read_config(path: Path) -> Any:
+def _provenance(path: Path) -> Provenance:
     for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE):
         if not (path / name).is_file():
             raise CheckpointError(f"{path} has no {name}: not a policy checkpoint")
     try:
-        return json.loads((path / CONFIG_NAME).read_text())
+        config = json.loads((path / CONFIG_NAME).read_text())
     except ValueError as error:
         raise CheckpointError(f"{path / CONFIG_NAME} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path / CONFIG_NAME} must hold a table of settings")
+    try:
+        return Provenance.of(config.get("provenance"))
+    except ValueError as error:
+        raise CheckpointError(f"{path / CONFIG_NAME}: {error}") from error
 
 
-def _check_class(config: Any, path: Path, kind: type[TrainablePolicy]) -> None:
-    stored = config.get("class") if isinstance(config, dict) else None
-    given = None if kind is LearnedPolicy else class_name(kind)
+def _check_class(provenance: Provenance, path: Path, kind: type[TrainablePolicy]) -> None:
+    stored, given = (name or LearnedPolicy.__name__ for name in (provenance.policy, class_name(kind)))
     if stored != given:
         raise CheckpointError(
-            f"{path} is a policy of class {stored or 'LearnedPolicy'}, not {given or 'LearnedPolicy'}: "
-            "give its class (in Python as `kind`, to a command as policy_class=MODULE:CLASS)"
+            f"{path} is a policy of class {stored}, not {given}: give its class "
+            "(in Python as `kind`, to a command as policy_class=MODULE:CLASS)"
         )

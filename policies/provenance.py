@@ -1,7 +1,7 @@
 """What a checkpoint says of its origin: the task and the options that the policy was trained with.
 
-On disk it is the entry `provenance` of `config.json`, `{"format": 1, "task": {"name": ..., ...}, "options": {...}}`;
-version 0.1 wrote the same without a format.
+On disk it is the entry `provenance` of `config.json`: `{"format": 1, "task": {"name": ..., ...}, "options": {...}}`,
+and `"policy"` for classes of a user's own. Version 0.1 wrote the same without a format.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ class Provenance:
         task: Name of the task; empty if it is not known.
         task_options: Plain data that the task was built with.
         options: Keyword arguments of `eventful.wrap`, such as the granularity.
+        policy: `MODULE:CLASS` of the policy; empty for those of this package.
     """
 
     task: str = ""
     task_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    policy: str = ""
 
     @classmethod
     def of(cls, value: Provenance | Mapping[str, Any] | None) -> Provenance:
@@ -50,12 +52,10 @@ class Provenance:
             task, options = json.loads(json.dumps([dict(task), dict(options)]))
         except TypeError as error:
             raise ValueError(f"provenance must be plain data: {error}") from error
-        return cls(str(task.pop("name", "")), task, options)
+        return cls(str(task.pop("name", "")), task, options, str(value.get("policy", "")))
 
     def to_dict(self) -> dict[str, Any]:
         """As `of` reads it."""
-        return {
-            "format": FORMAT,
-            "task": {"name": self.task, **self.task_options} if self.task else {},
-            "options": dict(self.options),
-        }
+        task = {"name": self.task, **self.task_options} if self.task else {}
+        kept = {"format": FORMAT, "task": task, "options": dict(self.options)}
+        return kept | ({"policy": self.policy} if self.policy else {})

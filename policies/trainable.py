@@ -15,6 +15,7 @@ Shape suffixes: B streams, N tokens, G gates, K budgets.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,15 +185,12 @@ class TrainablePolicy(
         return memory["threshold_offset"]
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this policy again, as they stand now; plain data.
-
-        Classes other than this package's add their own name, so that `policies.load` can ask for them.
-        """
+        """The arguments that make this policy again, as they stand now; plain data."""
         made: dict[str, Any] = dict(self._hub_mixin_config or {})  # type: ignore[arg-type]  # never a dataclass
         budget = self.budget.tolist() if isinstance(self.budget, Tensor) else self.budget
         now = {"budget": budget, "select": self.select_by, "feedback": self.feedback}
-        kind = {} if type(self).__module__.split(".")[0] == "policies" else {"class": class_name(type(self))}
-        return made | now | {"provenance": self.provenance.to_dict()} | kind
+        provenance = dataclasses.replace(self.provenance, policy=class_name(type(self)))
+        return made | now | {"provenance": provenance.to_dict()}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
@@ -200,5 +198,6 @@ class TrainablePolicy(
 
 
 def class_name(kind: type) -> str:
-    """`MODULE:CLASS` of a class."""
-    return f"{kind.__module__}:{kind.__qualname__}"
+    """`MODULE:CLASS` of a class of the user's own, empty for those of this package."""
+    own = kind.__module__.split(".")[0] == __package__
+    return "" if own else f"{kind.__module__}:{kind.__qualname__}"
