@@ -26,9 +26,9 @@ from train.calibration import CalibrationFrames, calibration_frames
 from train.config import device_named, load_config, make_task, task_options
 from train.evaluate_config import DTYPES, EvaluateConfig, check, checkpoint_paths, completed, load_policies
 from train.evaluation import plots, tables
+from train.evaluation.bootstrap import resample_clips
 from train.evaluation.comparison import Comparison
 from train.evaluation.contenders import Contender, PolicyMaker, digest, drop_twins, parse_contenders
-from train.evaluation.frontier import resample_clips
 from train.evaluation.latency import measure_latency
 from train.evaluation.results_file import Key, ResultsFile
 from train.evaluation.rollout import Footage, evaluate_policy

@@ -22,8 +22,8 @@ from policies import All, LearnedPolicy, Nothing, Periodic, Threshold, TopR
 from train import evaluate as command
 from train.evaluate import evaluate
 from train.evaluate_config import EvaluateConfig, completed
+from train.evaluation.bootstrap import resample_clips
 from train.evaluation.contenders import PolicyMaker, digest, drop_twins, parse_contenders, solve_threshold
-from train.evaluation.frontier import resample_clips
 from train.evaluation.latency import measure_latency
 from train.evaluation.plots import spread
 from train.evaluation.results_file import Key, Latency, Record, ResultsFile

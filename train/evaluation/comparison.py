@@ -15,8 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
+from train.evaluation.bootstrap import Array, Estimate, Verdict, means
 from train.evaluation.contenders import Contender
-from train.evaluation.frontier import Array, Estimate, Frontier, Verdict, means
+from train.evaluation.frontier import Frontier
 from train.evaluation.results_file import Key, Latency, Record
 
 

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
+from train.evaluation.bootstrap import Estimate
 from train.evaluation.comparison import Comparison, Difference, FrontierPoint, Measure
-from train.evaluation.frontier import Estimate
 
 INTERVALS = "Brackets are 95 % intervals from a bootstrap over clips, with the same resamples for all policies."
 MATCHED = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.evaluation.frontier import Estimate, Frontier, means, resample_clips
+from train.evaluation.bootstrap import Estimate, means, resample_clips
+from train.evaluation.frontier import Frontier
 
 
 def line(shares: list[float], qualities: list[float], ends: list[float] | None = None) -> Frontier:
