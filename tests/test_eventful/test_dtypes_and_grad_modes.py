@@ -1,0 +1,114 @@
+"""Types and grad modes that change in mid-stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from family_zoo import build, clip
+from torch import Tensor
+
+import eventful
+import policies
+
+torch.set_num_threads(1)
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "paper": {"attention": "paper"},
+    "recompute": {"attention": "recompute"},
+    "frame": {"granularity": "frame"},
+    "previous": {"reference": "previous"},
+}
+
+
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+each_name = pytest.mark.parametrize("name", ["ViT", "DINOv3", "ViTDet, pooled keys"])
+
+
+def play(model: eventful.EventfulModel, frames: list[Tensor]) -> list[Tensor]:
+    with torch.inference_mode():
+        return [model(frame) for frame in frames]
+
+
+def assert_rows(ours: list[Tensor], theirs: list[Tensor], order: list[int]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other[order], atol=1e-5, rtol=1e-4)
+
+
+@each_name
+@each_mode
+def test_grad_modes_mix(name: str, mode: str) -> None:
+    vit, frames = build(name), clip(6)
+    model, reference = (eventful.wrap(vit, policies.TopR(6), **MODES[mode]) for _ in range(2))
+    expected = play(reference, frames)
+    outs = []
+    with torch.inference_mode():
+        outs += [model(frames[0]), model(frames[1])]
+    with torch.no_grad():
+        outs.append(model(frames[2]))
+    outs.append(model(frames[3]))
+    with torch.inference_mode():
+        outs.append(model(frames[4]))
+    outs.append(model(frames[5]))
+    assert_rows([out.detach() for out in outs], expected, [0])
+
+
+@pytest.mark.parametrize("mode", ["exact", "frame", "recompute"])
+def test_masked_training_goes_on_from_packed_inference(mode: str) -> None:
+    vit, frames = build("DINOv3"), clip(5)
+    model = eventful.wrap(vit, policies.TopR(6), **MODES[mode])
+    state = None
+    with torch.inference_mode():
+        for frame in frames[:3]:
+            _, state = model.step(frame, state)
+    out, state = model.step(frames[3], state, masked=True)
+    out.square().sum().backward()
+    assert vit.blocks[0].mlp.fc1.weight.grad is not None
+    with torch.inference_mode():
+        after, _ = model.step(frames[4], state.detach())
+    assert_rows([after], [play(eventful.wrap(vit, policies.TopR(6), **MODES[mode]), frames)[4]], [0])
+
+
+@each_name
+@each_mode
+def test_a_model_is_cast_in_mid_stream(name: str, mode: str) -> None:
+    vit, frames = build(name), clip(6)
+    model = eventful.wrap(vit, policies.Random(0.3), **MODES[mode])
+    fp32 = play(eventful.wrap(build(name), policies.Random(0.3), **MODES[mode]), frames)
+    play(model, frames[:3])
+    model.to(torch.bfloat16)
+    outs = play(model, [frame.bfloat16() for frame in frames[3:]])
+    assert outs[0].dtype == torch.bfloat16
+    for out, expected in zip(outs, fp32[3:], strict=True):
+        # Weights, tokens and buffers are rounded to 8 bits; the policy is blind to them.
+        assert (out.float() - expected).norm() / expected.norm() < 0.1
+    model.to(torch.float32)
+    assert play(model, frames[5:])[0].dtype == torch.float32
+
+
+@each_name
+@pytest.mark.parametrize("mode", ["exact", "frame"])
+def test_bfloat16_selecting_everything_is_the_model_in_bfloat16(name: str, mode: str) -> None:
+    vit, frames = build(name).bfloat16(), [frame.bfloat16() for frame in clip(3)]
+    model = eventful.wrap(vit, policies.All(), **MODES[mode])
+    with torch.inference_mode():
+        for frame in frames:
+            out, expected = model(frame).float(), vit(frame).float()
+            assert (out - expected).norm() / expected.norm() < 0.03
+
+
+@pytest.mark.parametrize("mode", ["exact", "frame"])
+def test_bfloat16_updates_do_not_drift(mode: str) -> None:
+    vit = build("ViT").bfloat16()
+    model = eventful.wrap(vit, policies.Random(0.2), **MODES[mode])
+    dense = eventful.wrap(vit, policies.Random(0.2), **{**MODES[mode], "attention": "recompute"})
+    errors = []
+    for frame in clip(120):
+        ours, theirs = (play(one, [frame.bfloat16()])[0].float() for one in (model, dense))
+        errors.append(float((ours - theirs).norm() / theirs.norm()))
+    assert max(errors[-40:]) < 0.03 and max(errors[-40:]) < 2 * max(errors[:40]) + 0.005
