@@ -168,6 +168,15 @@ def test_python_interface(task: Distillation, video: Path) -> None:
     assert results[1].macs_ratio < 0.5 and results[1].budget is None
 
 
+def test_a_scene_cut_is_reported_as_the_flush_that_it_is(task: Distillation) -> None:
+    runner = eventful.infer.prepare(policies.TopR(r=1), task, options={"scene_cut": 0.9}, device="cpu")
+    still, other = (np.random.default_rng(seed).integers(0, 255, (64, 96, 3), dtype=np.uint8) for seed in (0, 1))
+    results = [runner.step(frame) for frame in (still, still, other, other)]
+    assert [result.flush for result in results] == [True, False, True, False]
+    assert [result.updated == 1 for result in results] == [True, False, True, False]
+    assert results[2].macs_ratio == pytest.approx(1.0, abs=0.02) and results[2].rate_RC.min() == 1
+
+
 def test_results_equal_the_model_called_by_hand(task: Distillation, video: Path) -> None:
     model = eventful.wrap(task.model, policy=policies.TopR(r=5))
     for result in eventful.infer.run(video, policies.TopR(r=5), task=task, max_frames=5, device="cpu"):

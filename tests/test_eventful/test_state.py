@@ -206,15 +206,18 @@ def test_a_scene_cut_flushes_the_stream_that_has_it(name: str, mode: str) -> Non
     # Stream 1 jumps to another scene in frame 3.
     frames = [torch.stack([a[0], b[1] if t >= 3 else a[1]]) for t, (a, b) in enumerate(zip(frames, other, strict=True))]
     model = eventful.wrap(vit, policies.Threshold(1.0), scene_cut=0.9, **MODES[mode])
-    ratios = []
+    ratios, flushed = [], []
     for t, frame in enumerate(frames):
         out = play(model, [frame])[0]
         ratios.append(model.macs.ratio)
+        flushed.append(model.state.flushed_B.tolist())
         if t == 3:
+            assert model.state.updated()[1].all() and not model.state.updated()[0].all()
             with torch.inference_mode():
                 torch.testing.assert_close(out[1], vit(frame)[1], atol=1e-4, rtol=1e-4)
     spent = torch.stack(ratios)
     assert (spent[1:, 0] < 0.9).all(), "stream 0 has no cut"
+    assert flushed == [[True, True], *[[False, t == 3] for t in range(1, 6)]]
     # The check costs one more error norm.
     assert float(spent[3, 1]) == pytest.approx(1.0, abs=0.02)
     assert (spent[[1, 2, 4, 5], 1] < 0.9).all()
