@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from envs.engine import EngineState, SelectionEngine
-from envs.episodes import Start
+from envs.episodes import Start, log_uniform
 from envs.scoring import FrameScore
 from policies import Layout, TrainablePolicy
 from policies.relaxation import bernoulli_entropy, bounded_probability, log_probability, sample_mask
@@ -155,8 +155,8 @@ class ReinforceEstimator:
     def _start(self, chance: random.Random) -> Start:
         clip = self._long[chance.randrange(len(self._long))]
         latest = len(self._engine.clips[clip]) - 1 - self._options.window
-        low, high = self._source.budgets
-        return Start(clip, low * (high / low) ** chance.random(), chance.randrange(max(latest // 2, 1)))
+        budget = log_uniform(*self._source.budgets, chance.random())
+        return Start(clip, budget, chance.randrange(max(latest // 2, 1)))
 
     def _frame(self, rollouts: _Rollouts, record: WindowRecord) -> None:
         """One frame of all rollouts: all its decisions, its scores."""
