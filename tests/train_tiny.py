@@ -5,8 +5,8 @@ import sys
 import torch
 from tiny_task import TinyTask
 
-from train import policy as command
 from train.config import load_config
+from train.policy import train
 from train.train_config import TrainConfig
 
 
@@ -22,5 +22,4 @@ class Task(TinyTask):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    command.make_task = lambda config: Task()
-    command.train(load_config(TrainConfig, sys.argv[1:]))
+    train(load_config(TrainConfig, sys.argv[1:]), Task())

@@ -20,6 +20,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -46,11 +47,12 @@ def check_read(config: Any) -> None:
         UserError: Naming the setting, and the choices that read it.
     """
     for leaf in _leaves(type(config)):
-        choices = dict.fromkeys(choice.partition("=")[0] for choice in leaf.read_by)
-        now = {name: str(getattr(config, name)) for name in choices}
-        if leaf.read_by and _at(config, leaf.path) != leaf.default and not _chosen(now, leaf.read_by):
+        if not leaf.read_by or attrgetter(leaf.path)(config) == leaf.default:
+            continue
+        now = {name: getattr(config, name) for name in (choice.partition("=")[0] for choice in leaf.read_by)}
+        if not any(f"{name}={value}" in leaf.read_by for name, value in now.items()):
             state = ", ".join(f"{name} is {value}" for name, value in now.items())
-            raise UserError(f"{leaf.path} is read by {_either(leaf.read_by)} only ({state})")
+            raise UserError(f"{leaf.path} is read by {' or '.join(leaf.read_by)} only ({state})")
 
 
 def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND") -> Config:
@@ -237,21 +239,6 @@ def _leaves(cls: Any, prefix: str = "", read_by: Sequence[str] = ()) -> Iterator
         yield _Leaf(f"{prefix}{f.name}", hints[f.name], default, readers, f.metadata.get("also"))
 
 
-def _at(config: Any, path: str) -> Any:
-    """The value of a key; None where the group that it is in is null."""
-    for name in path.split("."):
-        config = getattr(config, name, None)
-    return config
-
-
-def _chosen(now: Mapping[str, str], choices: Sequence[str]) -> bool:
-    return any(now[name] == value for name, _, value in (choice.partition("=") for choice in choices))
-
-
-def _either(choices: Sequence[str]) -> str:
-    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
-
-
 def _dataclass_of(hint: Any) -> Any:
     """The dataclass in an annotation such as `Sub` or `Sub | None`."""
     return next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), None)
@@ -267,7 +254,7 @@ def _help(cls: Any, command: str) -> str:
     for leaf in _leaves(cls):
         default = "required" if leaf.default == "???" else leaf.default
         lines.append(f"  {leaf.path}: {_show(leaf.hint)} = {default}")
-        notes = [f"Read by {_either(leaf.read_by)}."] if leaf.read_by else []
+        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
         notes += [f"Formerly {leaf.also}."] if leaf.also else []
         doc = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
         lines += [f"      {doc}"] if doc else []

@@ -12,7 +12,8 @@ import pytest
 
 from eventful import cli
 from eventful.errors import UserError
-from train.config import TaskConfig, load_config, make_task, task_options
+from train.config import load_config
+from train.task_config import TaskConfig, make_task, task_options
 
 
 @dataclass
@@ -151,7 +152,7 @@ def test_help_lists_keys_with_types_defaults_and_docs(capsys: pytest.CaptureFixt
 
 def test_command_line_without_traceback() -> None:
     code = (
-        "from eventful import cli; from train.config import TaskConfig, load_config;"
+        "from eventful import cli; from train.config import load_config; from train.task_config import TaskConfig;"
         "cli.run('eventful-train', lambda argv: load_config(TaskConfig, argv))"
     )
     done = subprocess.run([sys.executable, "-c", code, "tsk=doom"], capture_output=True, text=True, check=False)
@@ -185,6 +186,7 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
         (["task=doom", "task_options.fames=3"], r"task doom has no option 'fames'; did you mean frames\?"),
         (["task=doom", "task_options.frames=many"], r"task doom: option frames cannot be 'many' \(int is needed\)"),
         (["task=doom", "model=vit_tiny"], "task doom: option model cannot be 'vit_tiny'"),
+        (["video=a.mp4", "task_options.video=b.mp4"], "video=a.mp4 and task_options.video=b.mp4 are one option"),
     ],
 )
 def test_mistakes_in_task_options(overrides: list[str], message: str) -> None:

@@ -19,15 +19,12 @@ SETTINGS = [
     "window=4",
     "streams=4",
     "segment=2",
-    "rollouts=3",
-    "oracle_frames=6",
     "calibration_streams=2",
     "calibration_frames=6",
     "policy_budgets=[0.2,0.6]",
     "budget_min=0.2",
     "budget_max=0.6",
     "hidden=8",
-    "projections=2",
     "lr=0.01",
 ]
 
@@ -45,10 +42,10 @@ def train(folder: Path, *options: str, processes: int) -> policies.LearnedPolicy
 @pytest.mark.parametrize(
     "options",
     [
-        ("estimator=reinforce", "warm_start=none"),
-        ("estimator=reinforce", "warm_start=none", "granularity=gate", "reward=metric"),
+        ("estimator=reinforce", "warm_start=none", "reinforce.rollouts=3", "projections=2"),
+        ("estimator=reinforce", "warm_start=none", "rollouts=3", "granularity=gate", "reward=metric"),
         # One stream per process: there are frames at which all streams of a process are flushed.
-        ("estimator=gumbel", "warm_start=oracle", "oracle_frames=16", "streams=2"),
+        ("estimator=gumbel", "warm_start=oracle", "oracle.frames=16", "streams=2", "projections=2"),
     ],
     ids=["reinforce", "reinforce-gate", "gumbel-oracle"],
 )

@@ -101,10 +101,8 @@ class Squares:
 
 
 @pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch) -> Squares:
-    made = Squares()
-    monkeypatch.setattr(command, "make_task", lambda config: made)
-    return made
+def task() -> Squares:
+    return Squares()
 
 
 def checkpoint(task: Squares, folder: Path, granularity: str = "frame", seed: int = 0) -> str:
@@ -149,7 +147,7 @@ def run(task: Squares, policy: Any, streams: int = 4, granularity: str = "frame"
 def test_everything_end_to_end_with_labels(task: Squares, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     policies = [checkpoint(task, tmp_path / name / "policy", seed=seed) for seed, name in enumerate(("a", "b"))]
     names = [*EvaluateConfig().policies, "TopR@gate"]
-    evaluate(config(tmp_path, policy=policies, policies=names, latency=True, latency_frames=2, plots=True))
+    evaluate(config(tmp_path, policy=policies, policies=names, latency=True, latency_frames=2, plots=True), task)
     out = tmp_path / "out"
     with (out / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -174,12 +172,11 @@ def test_everything_end_to_end_with_labels(task: Squares, tmp_path: Path, capsys
     assert "win" in (out / "differences.md").read_text()
 
 
-def test_label_free_task_and_gate_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_label_free_task_and_gate_rates(tmp_path: Path):
     task = Squares(labelled=False)
-    monkeypatch.setattr(command, "make_task", lambda config: task)
     policy = checkpoint(task, tmp_path / "policy", "gate")
     names = ["Learned", "CalibratedThreshold", "GlobalTopR", "Threshold", "TopR"]
-    comparison = evaluate(config(tmp_path, policy=policy, policies=names, plots=True))
+    comparison = evaluate(config(tmp_path, policy=policy, policies=names, plots=True), task)
     assert [m.id for m in comparison.measures] == ["distance", "worst"]
     assert (tmp_path / "out" / "rates.png").stat().st_size > 200
     for contender in comparison.lines:
@@ -191,7 +188,7 @@ def test_label_free_task_and_gate_rates(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_realised_shares_meet_the_budgets(task: Squares, tmp_path: Path):
     names = ["CalibratedThreshold", "TopR", "Threshold", "GlobalTopR", "CalibratedThreshold@frame"]
-    comparison = evaluate(config(tmp_path, policies=names, granularity="gate", calibration_frames=12))
+    comparison = evaluate(config(tmp_path, policies=names, granularity="gate", calibration_frames=12), task)
     for contender in comparison.lines:
         # The feedback of the global rule is slow for clips of twelve frames.
         tolerance = 0.6 if contender.name == "GlobalTopR" else 0.3
@@ -241,7 +238,7 @@ def test_groups_have_one_shape_and_all_clips(task: Squares):
 
 
 def test_resume_after_a_kill(task: Squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    evaluate(config(tmp_path))
+    evaluate(config(tmp_path), task)
     path, complete = tmp_path / "out" / "results.jsonl", lines(tmp_path)
     kept = path.read_text().splitlines(keepends=True)
     path.write_text("".join(kept[:4]) + kept[4][:37])
@@ -253,19 +250,19 @@ def test_resume_after_a_kill(task: Squares, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(command, "evaluate_policy", watched)
     capsys.readouterr()
-    evaluate(config(tmp_path))
+    evaluate(config(tmp_path), task)
     assert len(runs) == len(complete) - 4
     assert "going on from 3 finished runs" in capsys.readouterr().out
     for before, after in zip(complete, lines(tmp_path), strict=True):
         assert {**before, "seconds": 0} == {**after, "seconds": 0}
     runs.clear()
-    evaluate(config(tmp_path, budgets=[0.2, 0.3, 0.5]))
+    evaluate(config(tmp_path, budgets=[0.2, 0.3, 0.5]), task)
     assert {key.budget for key in runs} == {0.3}
 
 
 def test_another_setting_starts_anew_and_says_so(task: Squares, tmp_path: Path, capsys: Any):
-    evaluate(config(tmp_path))
-    evaluate(config(tmp_path, max_frames=6))
+    evaluate(config(tmp_path), task)
+    evaluate(config(tmp_path, max_frames=6), task)
     assert "settings have changed (clips)" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("results-*.jsonl"))) == 1
 
@@ -339,13 +336,13 @@ def test_digest_follows_the_weights(task: Squares):
 )
 def test_bad_input_is_one_line(task: Squares, tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
-        evaluate(config(tmp_path, **changes))
+        evaluate(config(tmp_path, **changes), task)
 
 
 def test_a_checkpoint_of_another_model_is_named(task: Squares, tmp_path: Path):
     LearnedPolicy(1, 77, "frame").save_pretrained(tmp_path / "policy")
     with pytest.raises(UserError, match="width 77"):
-        evaluate(config(tmp_path, policy=str(tmp_path / "policy"), policies=["LearnedTop"]))
+        evaluate(config(tmp_path, policy=str(tmp_path / "policy"), policies=["LearnedTop"]), task)
 
 
 def test_the_checkpoint_says_what_is_not_given(tmp_path: Path):
@@ -361,6 +358,20 @@ def test_the_checkpoint_says_what_is_not_given(tmp_path: Path):
         completed(EvaluateConfig(granularity="frame"), {"a": policy})
     alone = completed(EvaluateConfig(), {})
     assert (alone.task, alone.granularity, alone.attention) == ("doom", "frame", "exact")
+
+
+def test_a_task_that_was_an_object_is_given_again(task: Squares, tmp_path: Path):
+    policy = checkpoint(task, tmp_path / "policy")
+    with pytest.raises(UserError, match=r"on task 'squares', which is not installed: give task=MODULE:CLASS .*itself"):
+        evaluate(config(tmp_path, policy=policy, task=""))
+    evaluate(config(tmp_path, policy=policy, task=""), task)
+    with pytest.raises(UserError, match="video: options are for a task given by name"):
+        evaluate(config(tmp_path, video="a.mp4"), task)
+
+
+def test_attention_that_no_policy_reads_is_refused(task: Squares, tmp_path: Path):
+    with pytest.raises(UserError, match="attention=paper is read by policies at every gate only"):
+        evaluate(config(tmp_path, attention="paper"), task)
 
 
 def test_the_command_ends_with_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

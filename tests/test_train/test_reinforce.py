@@ -11,8 +11,9 @@ from envs.engine import SelectionEngine
 from envs.episodes import Start
 from policies import Layout, LearnedPolicy, ThresholdTable
 from policies.relaxation import log_probability
-from train.estimators.budget_control import BudgetControl
+from train.estimators.budget_control import BudgetControl, BudgetOptions
 from train.estimators.credit import costs_to_come, leave_one_out, near_and_far, returns
+from train.estimators.protocol import WindowOptions
 from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
 from train.estimators.streams import StreamSource
 
@@ -130,9 +131,10 @@ def enumerated(engine: SelectionEngine, policy: FewTokens, frames: int, tokens: 
 def sampled(engine: SelectionEngine, policy: FewTokens, frames: int, windows: int, far: float) -> list[torch.Tensor]:
     """The estimator's gradients of damage and cost, window by window, each (windows, parameters)."""
     source = StreamSource(engine.clips, range(4), (BUDGET, BUDGET))
-    options = ReinforceOptions(frames, rollouts=16, discount=1.0, far=far, entropy=0.0, p_min=1e-6, sharpness=1.0)
+    windows = WindowOptions(frames, sharpness=1.0)
+    options = ReinforceOptions(rollouts=16, discount=1.0, far=far, entropy=0.0, p_min=1e-6)
     apart = Apart(policy)
-    estimator = ReinforceEstimator(engine, policy, source, apart, options)  # type: ignore[arg-type]
+    estimator = ReinforceEstimator(engine, policy, source, apart, windows, options)  # type: ignore[arg-type]
     for k in range(windows):
         estimator.begin(f"{k}")
         estimator.window()
@@ -189,7 +191,7 @@ def test_damage_by_token_sums_to_the_frames(kind) -> None:
 def test_the_price_makes_a_common_shift_stationary() -> None:
     """Damage falls by 3 per unit of logit, cost rises by 2: a unit of cost is worth 1.5."""
     policy = LearnedPolicy(gates=1, dim=4, budgets=[0.1, 0.4])
-    budget_control = BudgetControl(policy, momentum=0.9)
+    budget_control = BudgetControl(policy, BudgetOptions(price_momentum=0.9))
     for _ in range(3):
         policy.zero_grad()
         shift = torch.zeros((), requires_grad=True)
@@ -208,9 +210,10 @@ def test_the_price_makes_a_common_shift_stationary() -> None:
 
 def test_thresholds_follow_the_budget_at_the_knots_beside_it() -> None:
     policy = LearnedPolicy(gates=2, dim=4, budgets=[0.1, 0.2, 0.4])
-    BudgetControl(policy, gain=0.2).steer(torch.tensor([0.2, 0.4]), torch.tensor([1.5, 9.0]))
+    BudgetControl(policy, BudgetOptions(budget_gain=0.2)).steer(torch.tensor([0.2, 0.4]), torch.tensor([1.5, 9.0]))
     assert policy.table.log_threshold_KG[:, 0].tolist() == pytest.approx([0.0, 0.05, 0.1])
-    BudgetControl(policy, gain=0.1).steer(torch.tensor([math.sqrt(0.1 * 0.2)]), torch.tensor([0.0]))
+    slower = BudgetControl(policy, BudgetOptions(budget_gain=0.1))
+    slower.steer(torch.tensor([math.sqrt(0.1 * 0.2)]), torch.tensor([0.0]))
     assert policy.table.log_threshold_KG[:, 1].tolist() == pytest.approx([-0.05, 0.0, 0.1], abs=1e-6)
     single = ThresholdTable([0.3], 1)
     single.nudge(torch.tensor([0.1, 0.9]), torch.tensor([1.0, 2.0]))
@@ -234,4 +237,4 @@ def test_wrong_options_are_named(options, match) -> None:
 
 def test_wrong_settings_of_the_spending_are_named() -> None:
     with pytest.raises(ValueError, match="momentum"):
-        BudgetControl(LearnedPolicy(gates=1, dim=4), momentum=1.0)
+        BudgetOptions(price_momentum=1.0)

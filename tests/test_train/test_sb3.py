@@ -10,7 +10,7 @@ import envs  # noqa: F401 (registers the environments)
 import eventful
 from envs.observation import gate_features
 from policies import PolicyMismatch
-from train import evaluate as command
+from train.evaluate import evaluate
 from train.evaluate_config import EvaluateConfig
 from train.sb3 import SB3Policy
 
@@ -89,10 +89,9 @@ def test_a_model_is_evaluated_next_to_other_policies(monkeypatch, tmp_path):
         "def policy(budget):\n    return SB3Policy(MODEL, budget)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "make_task", lambda config: task)
     settings = dict(budgets=[0.3], bootstrap=10, calibration_streams=2, calibration_frames=6, latency=False)
     config = EvaluateConfig(task="tiny", policies=["TopR", "my_ppo:policy"], out=str(tmp_path / "out"), **settings)
-    comparison = command.evaluate(config)
+    comparison = evaluate(config, task)
     ours = next(c for c in comparison.lines if c.name == "my_ppo:policy")
     (point,) = comparison.points(ours)
     assert 0 < point.share.value < 1 and point.policy > 0

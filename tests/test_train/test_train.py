@@ -4,44 +4,47 @@ from pathlib import Path
 
 import pytest
 import torch
-from train.estimators.objective import FrameLoss, Objective
 from train_tiny import Task
 
 import eventful
 import policies
+from envs.damage import Objective
 from envs.engine import SelectionEngine
 from eventful.errors import UserError
 from policies import All, CalibratedThreshold, LearnedPolicy, Selection
-from train import policy as command
 from train.calibration import calibrate, calibration_frames, fit_table, install, realised_share
 from train.estimators.budget_control import BudgetControl
-from train.estimators.gumbel import GumbelEstimator
+from train.estimators.gumbel import GumbelEstimator, GumbelOptions
+from train.estimators.oracle import OracleOptions
+from train.estimators.protocol import WindowOptions, differentiable_meter
 from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
 from train.estimators.streams import StreamSource
 from train.loop import history
 from train.policy import TrainConfig
+from train.policy import train as train_on
 
 torch.set_num_threads(1)
 
 
 def tiny_config(out: Path, **changes) -> TrainConfig:
     settings = dict(
-        out=str(out), task="tiny", steps=4, window=3, streams=2, segment=2, oracle_frames=6, calibration_streams=2,
-        calibration_frames=6, policy_budgets=[0.2, 0.6], budget_min=0.2, budget_max=0.6, hidden=8, projections=2,
+        out=str(out), task="tiny", steps=4, window=3, streams=2, segment=2, oracle=OracleOptions(frames=6),
+        calibration_streams=2, calibration_frames=6, policy_budgets=[0.2, 0.6], budget_min=0.2, budget_max=0.6,
+        hidden=8,
     )  # fmt: skip
     return TrainConfig(**{**settings, **changes})
 
 
-@pytest.fixture
-def train(monkeypatch):
-    monkeypatch.setattr(command, "make_task", lambda config: Task())
-    return command.train
+def train(config: TrainConfig) -> Path:
+    return train_on(config, Task())
 
 
 @pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
 @pytest.mark.parametrize("granularity", ["frame", "gate"])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(train, tmp_path, estimator, granularity) -> None:
-    kind = {"estimator": estimator, "granularity": granularity, "rollouts": 2}
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, estimator, granularity) -> None:
+    kind = {"estimator": estimator, "granularity": granularity}
+    if estimator == "reinforce":
+        kind["reinforce"] = ReinforceOptions(rollouts=2)
     whole = policies.load(train(tiny_config(tmp_path / "whole", **kind)))
     train(tiny_config(tmp_path / "parts", **kind, minutes=1e-9))
     assert torch.load(tmp_path / "parts" / "training.pt", weights_only=True)["step"] == 2
@@ -53,11 +56,11 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(train, tmp_path, esti
     assert [look["points"] for look in looks[0]] == [look["points"] for look in looks[1]]
     heuristic = policies.load(tmp_path / "whole" / "heuristic")
     assert not torch.equal(whole.out.weight, heuristic.out.weight), "training must have moved the policy"
-    assert whole.provenance["task"]["name"] == "tiny"
+    assert (whole.provenance.task, whole.provenance.task_options) == ("tiny", {})
     assert list((tmp_path / "whole" / "tensorboard").iterdir())
 
 
-def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(train, tmp_path) -> None:
+def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_path) -> None:
     train(tiny_config(tmp_path, steps=2))
     with pytest.raises(UserError, match=r"other settings \(lr\)"):
         train(tiny_config(tmp_path, steps=2, lr=0.5))
@@ -71,21 +74,23 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(train, 
     [
         ({"budget_min": 0.7}, "budget_min and budget_max"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"warm_start": "nowhere"}, "warm_start=nowhere: no policy checkpoint"),
+        ({"warm_start": "nowhere", "oracle": OracleOptions()}, "warm_start=nowhere: no policy checkpoint"),
         ({"device": "quantum"}, "device=quantum"),
         ({"policy_budgets": [0.5, 0.2]}, "must ascend"),
-        ({"estimator": "reinforce", "rollouts": 1}, "rollouts must be at least 2"),
+        ({"clip_length": 8}, "clip_length: options are for a task given by name, but the task itself is given"),
+        ({"task": "distill"}, "task=distill: the task itself is given, and its name is 'tiny'"),
+        ({"granularity": "gate", "projections": 4}, r"projections is read by granularity=frame only \(.* is gate\)"),
     ],
 )
-def test_bad_settings_are_named(train, tmp_path, changes, message) -> None:
+def test_bad_settings_are_named(tmp_path, changes, message) -> None:
     with pytest.raises(UserError, match=message):
         train(tiny_config(tmp_path, **changes))
 
 
 def test_task_objective_needs_labels() -> None:
     task = Task(has_labels=False)
-    with pytest.raises(ValueError, match="has no labels"):
-        FrameLoss(task, eventful.wrap(task.model, All()), Objective(task=1.0))
+    with pytest.raises(ValueError, match="does not have"):
+        differentiable_meter(task, eventful.wrap(task.model, All()), Objective(task=1.0))
 
 
 @pytest.mark.parametrize("granularity", ["frame", "gate"])
@@ -102,7 +107,7 @@ def test_calibrated_thresholds_spend_their_budgets(granularity) -> None:
     learned = LearnedPolicy(model.layout(frames[0]).gates, 32, granularity, budgets=[0.2, 0.5])
     install(learned, found)
     torch.nn.init.constant_(learned.out.bias, 0.7)
-    fit_table(model, frames, learned, learned.table)
+    fit_table(model, frames, learned)
     learned.budget = 0.5
     assert realised_share(model, frames, learned.select) == pytest.approx(0.5, rel=0.15)
 
@@ -112,7 +117,8 @@ def test_gumbel_gradient_is_that_of_the_blended_forward_pass() -> None:
     task = Task()
     model = eventful.wrap(task.model, All(), granularity="frame")
     frames = calibration_frames(task, task.clips("train"), streams=1, frames=2)
-    loss = FrameLoss(task, model, Objective(fidelity=1.0, worst=0.0))
+    objective = Objective(fidelity=1.0, worst=0.0)
+    meter = differentiable_meter(task, model, objective)
     mask_N = (torch.arange(17) % 3 == 0).float()
 
     def value(mask: torch.Tensor) -> torch.Tensor:
@@ -121,7 +127,7 @@ def test_gumbel_gradient_is_that_of_the_blended_forward_pass() -> None:
         features, _ = eventful.drive(
             model.decisions(frames[1], state, masked=True), lambda _: Selection(mask_BN=mask[None])
         )
-        return loss(features, loss.dense(frames[1]), []).total_B.sum()
+        return objective.of_frame(meter.damage(meter.outcome(features, []), meter.dense(frames[1], []))).sum()
 
     mask = mask_N.clone().requires_grad_()
     value(mask).backward()
@@ -153,16 +159,16 @@ def test_both_estimators_find_the_best_mask_of_a_toy_stream(estimator) -> None:
         clip.frames_THWC[:] = clip.frames_THWC[:1]
         clip.frames_THWC[:, 8:16] = noise
     task.clips = lambda split: clips
-    policy = FreeLogits()
+    policy, windows = FreeLogits(), WindowOptions(window=3, sharpness=1.0)
     source = StreamSource(clips, range(4), (0.3, 0.3))
     if estimator == "gumbel":
         model = eventful.wrap(task.model, policy, granularity="frame")
-        loss = FrameLoss(task, model, Objective(worst=0.0))
-        made = GumbelEstimator(task, model, policy, loss, source, BudgetControl(policy), window=3, sharpness=1.0)
+        objective, options = Objective(worst=0.0), GumbelOptions()
+        made = GumbelEstimator(task, model, policy, objective, source, BudgetControl(policy), windows, options)
     else:
         engine = SelectionEngine("frame", task, policy=policy, reward={"kind": "fidelity", "weight": 0.0})
-        options = ReinforceOptions(window=3, rollouts=8, sharpness=1.0, discount=0.5)
-        made = ReinforceEstimator(engine, policy, source, BudgetControl(policy), options)
+        options = ReinforceOptions(rollouts=8, discount=0.5)
+        made = ReinforceEstimator(engine, policy, source, BudgetControl(policy), windows, options)
     optimizer = torch.optim.Adam([policy.logit_N], lr=0.2)
     made.begin("toy")
     for _ in range(60):

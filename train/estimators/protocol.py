@@ -34,9 +34,7 @@ class WindowOptions:
 
     def __post_init__(self) -> None:
         if self.window < 1 or not self.sharpness > 0:
-            raise ValueError(
-                f"window must be at least 1, sharpness above 0, got window={self.window} sharpness={self.sharpness}"
-            )
+            raise ValueError(f"window must be at least 1, sharpness above 0, got {self.window} and {self.sharpness}")
 
 
 @dataclass
