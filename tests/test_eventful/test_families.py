@@ -22,8 +22,6 @@ from eventful.families import adapt
 from eventful.families.vitdet import vitdet, vitdet_b
 from eventful.macs.counter import count_macs
 
-torch.set_num_threads(1)
-
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 
 NOTES = {

@@ -16,8 +16,6 @@ from train.estimators.credit import costs_to_come, leave_one_out, near_and_far, 
 from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
 from train.estimators.streams import StreamSource
 
-torch.set_num_threads(1)
-
 BUDGET = 0.3
 GRID = Layout(13, 1, (3, 4), 8, 1, "frame", tuple(m / 13 for m in range(14)))
 

@@ -21,8 +21,6 @@ from train.estimators.streams import StreamSource
 from train.loop import history
 from train.policy import TrainConfig
 
-torch.set_num_threads(1)
-
 
 def tiny_config(out: Path, **changes) -> TrainConfig:
     settings = dict(
