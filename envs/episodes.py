@@ -64,7 +64,7 @@ class Episodes:
         drawn, u = int(random.integers(len(self.clips))), float(random.random())
         low, high = self.budgets
         clip = self._index(given.pop("clip", drawn))
-        budget, _ = _budget_range(given.pop("budget", low * (high / low) ** u))
+        budget, _ = _budget_range(given.pop("budget", log_uniform(low, high, u)))
         frame = int(given.pop("frame", 0))
         if given:
             raise ValueError(f"reset has no option {next(iter(given))!r}; it has clip, frame and budget")
@@ -81,6 +81,11 @@ class Episodes:
         if not 0 <= clip < len(self.clips):
             raise ValueError(f"there is no clip {clip}; there are {len(self.clips)}")
         return int(clip)
+
+
+def log_uniform(low: float, high: float, u: float) -> float:
+    """A value of a range, uniform in its logarithm if u is uniform in [0, 1)."""
+    return low * (high / low) ** u
 
 
 def _budget_range(budget: float | Sequence[float]) -> tuple[float, float]:

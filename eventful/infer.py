@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 import policies
 from eventful import cli
+from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
-from eventful.model import EventfulModel, wrap
-from eventful.tasks import Task, load_task
+from eventful.model import wrap
+from eventful.tasks import Task, load_task, recorded_task
 from eventful.video.overlay import annotate
 from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
@@ -60,7 +61,8 @@ def run(
     Args:
         video: A file, a stream address, a camera device, or a folder of images.
         policy: Folder of a checkpoint, its name on the model hub, or a policy.
-        task: Name of a task or a task; by default the one that the checkpoint was trained with.
+        task: Name of a task, `MODULE:CLASS`, or a task; by default the installed one that the checkpoint was trained
+            with.
         task_options: For the task, over those that the checkpoint was trained with.
         budget: Share of the dense MACs, or a schedule [(first frame, budget), ...]; the policy's own if None.
         options: For `eventful.wrap`, over those that the checkpoint was trained with.
@@ -101,7 +103,8 @@ def prepare(
         task = _task(task, task_options or {}, provenance)
     with cli.user_input("policy"):
         model = wrap(task.model, policy, **{**provenance.options, **(options or {})})
-    return VideoRunner(_placed(model, device, dtype), task, dense_every)
+    place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return VideoRunner(model.to(place, dtype_named(dtype)), task, dense_every)
 
 
 def run_frames(
@@ -126,24 +129,13 @@ def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:
 
 def _task(name: str | None, overrides: Mapping[str, Any], trained: Provenance) -> Task:
     """The named task, or the one of the checkpoint; options of the checkpoint hold for its own task only."""
-    name = name or trained.task
-    if not name:
+    if not (name or trained.task):
         raise UserError("the policy does not say which task it was trained for: give --task NAME")
+    name = name or recorded_task(trained.task)
     try:
         return load_task(name, **{**(trained.task_options if name == trained.task else {}), **overrides})
     except FileNotFoundError as error:
         raise UserError(f"{cli.one_line(error)} (the checkpoint's own; --weights FILE replaces it)") from error
-
-
-def _placed(model: EventfulModel, device: str | None, dtype: str) -> EventfulModel:
-    kind = getattr(torch, dtype, None)
-    if kind not in (torch.float32, torch.float16, torch.bfloat16):
-        raise UserError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
-    try:
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), kind)
-    except (RuntimeError, AssertionError) as error:
-        # PyTorch reports a device that is not there by either.
-        raise UserError(f"device {device} cannot be used: {cli.one_line(error)}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

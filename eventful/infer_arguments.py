@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn, get_args
 
 import policies
+from eventful.devices import DTYPES
 from eventful.errors import UserError
 from policies.protocol import Granularity, Policy
 
@@ -64,7 +65,7 @@ def parser(command: str) -> argparse.ArgumentParser:
     )
 
     model = p.add_argument_group("model; by default what the checkpoint was trained with")
-    model.add_argument("--task", metavar="NAME", help="task that supplies the model, such as doom or distill")
+    model.add_argument("--task", metavar="NAME", help="task that supplies the model: doom, distill, MODULE:CLASS")
     model.add_argument("--model", metavar="NAME", help="timm name of the model (task distill)")
     model.add_argument("--weights", metavar="FILE", help="weights of the model (task distill)")
     model.add_argument("--size", metavar="HxW", type=_size, help="input size of the model (task distill)")
@@ -72,7 +73,7 @@ def parser(command: str) -> argparse.ArgumentParser:
 
     run = p.add_argument_group("run")
     run.add_argument("--device", help="such as cuda:0; the first GPU if there is one, else the CPU")
-    run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    run.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     run.add_argument("--max-frames", metavar="N", type=_natural, help="stop after N frames")
     run.add_argument("--fps", type=_positive, help="frames per second of a folder of images (25)")
     return p

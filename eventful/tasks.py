@@ -1,4 +1,4 @@
-"""Finds video tasks by name, through the entry points `eventful.tasks`.
+"""Finds video tasks: by name, through the entry points `eventful.tasks`, or a class of the user's own, `MODULE:CLASS`.
 
 The runtime does not import the tasks of `envs`; it asks for them by name. A package adds a task of its own with
 
@@ -17,15 +17,18 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from eventful.cli import user_input
 from eventful.errors import UserError
+from eventful.user_code import is_user_code, load_user_code
 
 GROUP = "eventful.tasks"
+PARTS = ("name", "model", "class_names", "preprocess", "predictions")
+"""What every task has."""
 
 
 class Task(Protocol):
@@ -57,7 +60,7 @@ def load_task(name: str, **options: Any) -> Any:
     """Builds a task.
 
     Args:
-        name: As in `task=NAME`.
+        name: As in `task=NAME`: of an installed task, or `MODULE:CLASS`, which is imported.
         **options: Plain data for the task; what it takes is in its own documentation.
 
     Returns:
@@ -67,10 +70,29 @@ def load_task(name: str, **options: Any) -> Any:
         UserError: If there is no such task, it takes no such option, or it refuses the value of one.
         OSError: If a file that it needs is missing.
     """
-    factory = _entry_point(name).load()
+    factory = _factory(name)
     _check_options(name, factory, options)
     with user_input(f"task {name}"):
-        return factory(**options)
+        task = factory(**options)
+    lacking = [part for part in PARTS if not hasattr(task, part)]
+    if lacking:
+        raise UserError(f"task {name} is no task: it lacks {', '.join(lacking)} (see envs.task.VideoTask)")
+    return task
+
+
+def recorded_task(name: str) -> str:
+    """The name of the task that a checkpoint records, to be loaded on the checkpoint's word alone.
+
+    Raises:
+        UserError: If it is a name for code, which is never imported because a file says so, or no installed task.
+    """
+    if is_user_code(name):
+        raise UserError(
+            f"the checkpoint was trained on task={name}, and code that a file names is not run: {_give(name)}"
+        )
+    if name not in task_names():
+        raise UserError(f"the checkpoint was trained on task {name!r}, which is not installed: {_give('MODULE:CLASS')}")
+    return name
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -79,12 +101,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _entry_point(name: str) -> EntryPoint:
+def _factory(name: str) -> Any:
+    if is_user_code(name):
+        return load_user_code(name, "task", "class")
     found = entry_points(group=GROUP, name=name)
     if not found:
         names = ", ".join(task_names()) or "none; is the package installed?"
-        raise UserError(f"there is no task {name!r}{nearest(name, task_names())} (installed tasks: {names})")
-    return next(iter(found))
+        close = nearest(name, task_names())
+        raise UserError(f"there is no task {name!r}{close} (installed tasks: {names}; your own: MODULE:CLASS)")
+    return next(iter(found)).load()
+
+
+def _give(name: str) -> str:
+    return f"give task={name} (eventful-infer: --task {name}), or in Python the task itself"
 
 
 def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> None:
@@ -92,7 +121,11 @@ def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     constructor: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
-    hints = typing.get_type_hints(constructor)
+    try:
+        hints = typing.get_type_hints(constructor)
+    except NameError:
+        # Names for type checkers only: the constructor itself has to judge its values.
+        hints = {}
     takes = ", ".join(parameters) or "no options"
     for option, value in options.items():
         if option not in parameters:

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from eventful import cli
+from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from train.bench.memory import available_bytes, peak_bytes, state_bytes
 from train.bench.op_profile import profile_frames
 from train.bench.paper_column import check_accounting
 from train.bench.report import Report, Row, checks_failed
 from train.bench.run import MODES, Setting, from_video, synthetic, time_case
-from train.config import device_named, load_config
+from train.config import load_config
 
 COMMAND = "eventful-benchmark"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +146,9 @@ def _frames(config: BenchmarkConfig, setting: Setting) -> Iterator[Tensor]:
 
 
 def _setting(config: BenchmarkConfig, size: int, r: int) -> Setting:
-    buffer_dtype = None if config.buffer_dtype is None else DTYPES[config.buffer_dtype]
-    device = torch.device(config.device)
-    return Setting(config.model, config.model_options, size, r, DTYPES[config.dtype], device, buffer_dtype)
+    buffer_dtype = None if config.buffer_dtype is None else dtype_named(config.buffer_dtype, "buffer_dtype")
+    device, dtype = device_named(config.device), dtype_named(config.dtype)
+    return Setting(config.model, config.model_options, size, r, dtype, device, buffer_dtype)
 
 
 def _parse(case: str) -> tuple[int, int]:
@@ -164,8 +164,6 @@ def _check(config: BenchmarkConfig) -> None:
     for name, values, known in (
         ("modes", config.modes, [*MODES]),
         ("profile", config.profile, ["dense", *MODES]),
-        ("dtype", [config.dtype], [*DTYPES]),
-        ("buffer_dtype", [config.buffer_dtype or config.dtype], [*DTYPES]),
     ):
         for value in values:
             if value not in known:
@@ -176,6 +174,8 @@ def _check(config: BenchmarkConfig) -> None:
     if not 0 < config.changed <= 1:
         raise UserError(f"changed must be a share of the picture, above 0, got {config.changed}")
     device_named(config.device)
+    dtype_named(config.dtype)
+    dtype_named(config.buffer_dtype or config.dtype, "buffer_dtype")
 
 
 def _about(config: BenchmarkConfig) -> dict[str, Any]:

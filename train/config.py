@@ -2,9 +2,16 @@
 
     eventful-train configs/demo.yaml estimator=reinforce seed=1 [--print-config] [--help]
 
-A command declares a plain dataclass, documents its fields under `Attributes:` in the docstring (the text of `--help`),
-and calls `load_config`. OmegaConf's structured configs do the conversion; what comes back is an instance of the
-dataclass, so no other module sees OmegaConf, and modules take values, never configs.
+A setting is declared once, in a dataclass beside the code that uses it, and documented there under `Attributes:` (the
+text of `--help`). The config of a command is a dataclass that inherits such declarations, or nests them as a group of
+keys, and is filled by `load_config`. Metadata of a field say more:
+
+- `read_by`: choices, such as `("estimator=gumbel",)`, one of which must be made for the setting, or for all of a group,
+  to be read. What is set and not read is refused (`check_read`).
+- `also`: another name, at the top level, by which earlier versions knew the setting.
+
+OmegaConf's structured configs do the conversion; what comes back is an instance of the dataclass, so no other module
+sees OmegaConf, and modules take values, never configs.
 """
 
 from __future__ import annotations
@@ -13,79 +20,37 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
-import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from envs.task import VideoTask
 from eventful.cli import one_line
 from eventful.errors import UserError
-from eventful.tasks import load_task, nearest
+from eventful.tasks import nearest
 
 Config = TypeVar("Config")
 
 
-@dataclass
-class TaskConfig:
-    """The keys that choose a task; to be inherited by the configs of the commands.
-
-    Attributes:
-        task: Name of the task, such as `doom` or `distill`.
-        video: Video file, folder of images or folder of videos (distill).
-        model: Name of the timm model (distill).
-        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill).
-        image_size: [height, width] of the model's input; the model's own size if not given (distill).
-        train_frames: Frames to train on, `first-last`, last included (distill).
-        test_frames: Frames to evaluate on, likewise (distill).
-        clip_length: Frames of a clip (distill).
-        task_options: Any other options of the task, as `task_options.NAME=VALUE`.
-    """
-
-    task: str = "doom"
-    video: str | None = None
-    model: str | None = None
-    weights: str | None = None
-    image_size: list[int] | None = None
-    train_frames: str | None = None
-    test_frames: str | None = None
-    clip_length: int | None = None
-    task_options: dict[str, Any] = field(default_factory=dict)
+def part(config: Any, cls: type[Config]) -> Config:
+    """The settings that a config has inherited from a dataclass, as an instance of that class alone."""
+    return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
-def task_options(config: TaskConfig) -> dict[str, Any]:
-    """The options that a config gives to its task: plain data, fit for a checkpoint's provenance."""
-    names = [f.name for f in dataclasses.fields(TaskConfig) if f.name not in ("task", "task_options")]
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return given | config.task_options
-
-
-def make_task(config: TaskConfig) -> VideoTask:
-    """Builds the task that a config names.
+def check_read(config: Any) -> None:
+    """Refuses settings, other than the defaults, that nothing reads.
 
     Raises:
-        UserError: If there is no such task, or it does not take an option that is given.
-        OSError: If a file that it needs is missing.
+        UserError: Naming the setting, and the choices that read it.
     """
-    return load_task(config.task, **task_options(config))
-
-
-def device_named(name: str) -> torch.device:
-    """The device that a config names.
-
-    Raises:
-        UserError: If there is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: {one_line(error)}") from error
-    return device
+    for leaf in _leaves(type(config)):
+        choices = dict.fromkeys(choice.partition("=")[0] for choice in leaf.read_by)
+        now = {name: str(getattr(config, name)) for name in choices}
+        if leaf.read_by and _at(config, leaf.path) != leaf.default and not _chosen(now, leaf.read_by):
+            state = ", ".join(f"{name} is {value}" for name, value in now.items())
+            raise UserError(f"{leaf.path} is read by {_either(leaf.read_by)} only ({state})")
 
 
 def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND") -> Config:
@@ -100,35 +65,37 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
         An instance of `cls`.
 
     Raises:
-        UserError: For an unknown key, a value of the wrong type, a file that is missing or no YAML; the message
-            names the key, where it came from, and the nearest valid name.
+        UserError: For an unknown key, a value of the wrong type, a setting that nothing reads, a file that is missing
+            or no YAML; the message names the key, where it came from, and the nearest valid name.
         SystemExit: With code 0, after `--help` or `--print-config`.
     """
     if "--help" in argv or "-h" in argv:
         print(_help(cls, command))
         raise SystemExit(0)
     merged: DictConfig = OmegaConf.structured(cls)
-    for origin, values in _sources([a for a in argv if a != "--print-config"], command):
-        _check_keys(cls, values, origin)
-        merged = _merge(merged, values, origin)
+    for sources in _sources([a for a in argv if a != "--print-config"], command):
+        given: dict[str, tuple[str, Any]] = {}
+        for origin, values in sources:
+            _rename(cls, values, origin, given)
+            _check_keys(cls, values, origin)
+            merged = _merge(merged, values, origin)
     config = _instantiate(merged)
+    check_read(config)
     if "--print-config" in argv:
         print(OmegaConf.to_yaml(merged, resolve=True), end="")
         raise SystemExit(0)
     return config
 
 
-def _sources(argv: Sequence[str], command: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where values come from, and the values: the file first, whatever the order of the arguments."""
+def _sources(argv: Sequence[str], command: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Where values come from, and the values: first those of the file, then those of the command line."""
     files = [a for a in argv if "=" not in a and not a.startswith("-")]
     if len(files) > 1:
         raise UserError(f"one config file at most, got {files[0]} and {files[1]}; overrides are written key=value")
     for option in (a for a in argv if a.startswith("-")):
         raise UserError(f"unknown option {option} (usage: {_usage(command)})")
-    for name in files:
-        yield name, _read_yaml(Path(name))
-    for override in (a for a in argv if "=" in a):
-        yield f"override {override!r}", _read_override(override)
+    yield [(name, _read_yaml(Path(name))) for name in files]
+    yield [(f"override {override!r}", _read_override(override)) for override in argv if "=" in override]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -168,19 +135,47 @@ def _similar_file(path: Path) -> str:
     return nearest(str(path), [str(p) for p in folder.glob("*.yaml")])
 
 
+def _rename(cls: Any, values: dict[str, Any], origin: str, given: dict[str, tuple[str, Any]]) -> None:
+    """Moves values of earlier versions' names to the names of now, in place.
+
+    Args:
+        cls: The config.
+        values: What one source says.
+        origin: Of the values, for messages.
+        given: What the file, or the command line, has said so far: by name of now, the name used and the value.
+
+    Raises:
+        UserError: If one setting has different values under both names.
+    """
+    for leaf in _leaves(cls):
+        if leaf.also is None:
+            continue
+        group, _, name = leaf.path.partition(".")
+        inner = values.get(group, {})
+        found = [(leaf.path, inner[name])] if isinstance(inner, dict) and name in inner else []
+        found += [(leaf.also, values.pop(leaf.also))] if leaf.also in values else []
+        for used, value in found:
+            other, before = given.get(leaf.path, (used, value))
+            if used != other and value != before:
+                raise UserError(f"{origin}: {used} and {other} are one setting, got {value!r} and {before!r}")
+            given[leaf.path] = used, value
+            if isinstance(inner, dict):
+                values[group] = inner | {name: value}
+
+
 def _check_keys(cls: Any, values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
     """Looks for keys that the dataclass does not have, into nested dataclasses."""
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     for key, value in values.items():
         if key not in names:
-            close = nearest(f"{prefix}{key}", [path for path, *_ in _leaves(cls, prefix)])
+            close = nearest(f"{prefix}{key}", [leaf.path for leaf in _leaves(cls, prefix)])
             raise UserError(f"{origin}: unknown key {prefix + key!r}{close or '; valid keys: ' + ', '.join(names)}")
         nested = _dataclass_of(hints[key])
         if nested is not None and isinstance(value, Mapping):
             _check_keys(nested, value, origin, f"{prefix}{key}.")
         elif nested is not None and value is not None:
-            inner = ", ".join(path for path, *_ in _leaves(nested, f"{prefix}{key}."))
+            inner = ", ".join(leaf.path for leaf in _leaves(nested, f"{prefix}{key}."))
             raise UserError(f"{origin}: {prefix}{key} must hold keys ({inner}), got {value!r}")
 
 
@@ -197,7 +192,7 @@ def _merge(merged: DictConfig, values: dict[str, Any], origin: str) -> DictConfi
 
 def _type_problem(merged: DictConfig, key: str, value: Any, error: Exception) -> str:
     cls = OmegaConf.get_type(merged)
-    kinds = {path: hint for path, hint, _ in _leaves(cls, "")} if cls is not None else {}
+    kinds = {leaf.path: leaf.hint for leaf in _leaves(cls)} if cls is not None else {}
     name = re.sub(r"\[.*", "", key)
     if name in kinds:
         for part in key.split(".")[1:]:
@@ -218,15 +213,43 @@ def _instantiate(merged: DictConfig) -> Any:
         raise UserError(f"config: {one_line(error)}") from error
 
 
-def _leaves(cls: Any, prefix: str) -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
-    """All keys that can be set, with their types and fields."""
+class _Leaf(NamedTuple):
+    """A key that can be set; `read_by` and `also` as in the module's docstring."""
+
+    path: str
+    hint: Any
+    default: Any
+    read_by: Sequence[str]
+    also: str | None
+
+
+def _leaves(cls: Any, prefix: str = "", read_by: Sequence[str] = ()) -> Iterator[_Leaf]:
+    """All keys that can be set."""
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        nested = _dataclass_of(hints[f.name])
+        nested, readers = _dataclass_of(hints[f.name]), f.metadata.get("read_by", read_by)
         if nested is not None:
-            yield from _leaves(nested, f"{prefix}{f.name}.")
-        else:
-            yield f"{prefix}{f.name}", hints[f.name], f
+            yield from _leaves(nested, f"{prefix}{f.name}.", readers)
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else None
+        if f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        yield _Leaf(f"{prefix}{f.name}", hints[f.name], default, readers, f.metadata.get("also"))
+
+
+def _at(config: Any, path: str) -> Any:
+    """The value of a key; None where the group that it is in is null."""
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def _chosen(now: Mapping[str, str], choices: Sequence[str]) -> bool:
+    return any(now[name] == value for name, _, value in (choice.partition("=") for choice in choices))
+
+
+def _either(choices: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
 
 
 def _dataclass_of(hint: Any) -> Any:
@@ -241,12 +264,12 @@ def _usage(command: str) -> str:
 def _help(cls: Any, command: str) -> str:
     """Usage, and all keys with their types, defaults and docs."""
     lines = [f"usage: {_usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
-    for path, hint, f in _leaves(cls, ""):
-        default = f.default if f.default is not dataclasses.MISSING else None
-        if f.default_factory is not dataclasses.MISSING:
-            default = f.default_factory()
-        lines.append(f"  {path}: {_show(hint)} = {'required' if default == '???' else default}")
-        doc = _docs(cls, path.split("."))
+    for leaf in _leaves(cls):
+        default = "required" if leaf.default == "???" else leaf.default
+        lines.append(f"  {leaf.path}: {_show(leaf.hint)} = {default}")
+        notes = [f"Read by {_either(leaf.read_by)}."] if leaf.read_by else []
+        notes += [f"Formerly {leaf.also}."] if leaf.also else []
+        doc = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
         lines += [f"      {doc}"] if doc else []
     return "\n".join(lines)
 

@@ -17,14 +17,15 @@ import torch
 from tqdm import tqdm
 
 import eventful
-from envs.task import Clip
+from envs.task import Clip, VideoTask
 from eventful import EventfulModel, cli
+from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from policies import All, PolicyMismatch, TrainablePolicy
 from policies.protocol import Granularity
 from train.calibration import CalibrationFrames, calibration_frames
-from train.config import device_named, load_config, make_task, task_options
-from train.evaluate_config import DTYPES, EvaluateConfig, check, checkpoint_paths, completed, load_policies
+from train.config import load_config
+from train.evaluate_config import EvaluateConfig, check, checkpoint_paths, completed, load_policies
 from train.evaluation import plots, tables
 from train.evaluation.bootstrap import resample_clips
 from train.evaluation.comparison import Comparison
@@ -32,12 +33,17 @@ from train.evaluation.contenders import Contender, PolicyMaker, digest, drop_twi
 from train.evaluation.latency import measure_latency
 from train.evaluation.results_file import Key, ResultsFile
 from train.evaluation.rollout import Footage, evaluate_policy
+from train.task_config import make_task, task_options
 
 COMMAND = "eventful-evaluate"
 
 
-def evaluate(config: EvaluateConfig) -> Comparison:
+def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Comparison:
     """Runs, or goes on running, an evaluation and writes its tables and plots.
+
+    Args:
+        config: What to evaluate.
+        task: Where; by default the one that the config or the checkpoint names.
 
     Raises:
         UserError: For settings that do not fit together, the checkpoint or the machine.
@@ -47,25 +53,29 @@ def evaluate(config: EvaluateConfig) -> Comparison:
         plots.check_plotting()
     if config.threads:
         torch.set_num_threads(config.threads)
-    return _Evaluation(config, load_policies(config)).run()
+    return _Evaluation(config, load_policies(config), task).run()
 
 
 class _Evaluation:
     """The stages of one evaluation."""
 
-    def __init__(self, config: EvaluateConfig, policies: dict[str, TrainablePolicy]) -> None:
-        config = completed(config, policies)
+    def __init__(
+        self, config: EvaluateConfig, policies: dict[str, TrainablePolicy], task: VideoTask | None = None
+    ) -> None:
+        asked, config = config, completed(config, policies, task)
         self._config, self._out = config, Path(config.out)
-        self._device = device_named(config.device)
+        self._device, self._dtype = device_named(config.device), dtype_named(config.dtype)
         own: Granularity = config.granularity or "frame"
         names = [n for n in config.policies if policies or not n.startswith("Learned")]
         named = parse_contenders(names, own)
         ends = [c for c in parse_contenders(["All", "Nothing"], own) if c not in named]
         self._contenders, self._notes = drop_twins([*named, *ends])
+        if asked.attention not in (None, "exact") and all(c.granularity == "frame" for c in self._contenders):
+            raise UserError(f"attention={asked.attention} is read by policies at every gate only (there is none)")
         if not policies:
             self._notes.append("no policy=FOLDER was given: the heuristics alone")
-        self._task = make_task(config)
-        self._task.model.to(self._device, DTYPES[config.dtype])
+        self._task = make_task(config) if task is None else task
+        self._task.model.to(self._device, self._dtype)
         self._footage = self._held_out()
         self._draws = resample_clips(len(self._footage.clips), config.bootstrap, config.bootstrap_seed)
         self._models = {c.granularity: self._wrap(c.granularity) for c in self._contenders}
@@ -146,14 +156,14 @@ class _Evaluation:
         config = self._config
         with cli.user_input(f"split={config.split}"):
             clips = _thinned(self._task.clips(config.split), config.max_clips, config.max_frames)
-            return Footage(self._task, clips, config.streams, self._device, DTYPES[config.dtype], config.cache_mb << 20)
+            return Footage(self._task, clips, config.streams, self._device, self._dtype, config.cache_mb << 20)
 
     def _calibration_frames(self) -> CalibrationFrames:
         config = self._config
         with cli.user_input(f"calibration_split={config.calibration_split}"):
             clips = self._task.clips(config.calibration_split)
             frames = calibration_frames(self._task, clips, config.calibration_streams, config.calibration_frames)
-        return [frame.to(DTYPES[config.dtype]) for frame in frames]
+        return [frame.to(self._dtype) for frame in frames]
 
     def _setting(self) -> dict[str, Any]:
         """What all runs depend on. Policies and budgets are not part of it: more of them can be added later."""

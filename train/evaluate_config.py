@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
+from envs.task import VideoTask
 from eventful import cli
+from eventful.devices import device_named
 from eventful.errors import UserError
-from policies import TrainablePolicy
+from eventful.tasks import recorded_task
+from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
-from train.config import TaskConfig, device_named
 from train.evaluation.contenders import LABELS, digest
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from train.task_config import TaskConfig, with_task
 
 
 @dataclass
@@ -24,7 +24,7 @@ class EvaluateConfig(TaskConfig):
     """Evaluation of learned and heuristic policies.
 
     Attributes:
-        task: Name of the task; that of the checkpoint if empty.
+        task: Name of an installed task, or `MODULE:CLASS`; the installed one that the checkpoint names if empty.
         policy: Folder or hub name of a policy checkpoint, or a list of them (seeds of one training); null for the
             heuristics alone.
         out: Folder for everything that is written.
@@ -99,25 +99,30 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
     return policies
 
 
-def completed(config: EvaluateConfig, policies: dict[str, TrainablePolicy]) -> EvaluateConfig:
+def completed(
+    config: EvaluateConfig, policies: Mapping[str, TrainablePolicy], task: VideoTask | None = None
+) -> EvaluateConfig:
     """The config with what it leaves open taken from the (first) checkpoint.
 
+    Args:
+        config: As given.
+        policies: The checkpoints.
+        task: If it is given ready-made; it has no options then.
+
     Raises:
-        UserError: If it asks for another granularity than the checkpoint's.
+        UserError: If it asks for another granularity than the checkpoint's, or leaves the task open and the
+            checkpoint's is not an installed one.
     """
-    known: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    for policy in policies.values():
-        known = {"name": policy.provenance.task or "doom", **policy.provenance.task_options}
-        options = {**policy.provenance.options, "granularity": policy.granularity}
-        break
-    name = known.pop("name", "doom")
-    changes: dict[str, Any] = {"task": config.task or name}
-    if changes["task"] == name:
+    config = with_task(config, task)
+    policy = next(iter(policies.values()), None)
+    trained = Provenance() if policy is None else policy.provenance
+    options = {**trained.options} if policy is None else {**trained.options, "granularity": policy.granularity}
+    changes: dict[str, Any] = {"task": config.task or (recorded_task(trained.task) if trained.task else "doom")}
+    if task is None and changes["task"] == trained.task:
         fields = {f.name for f in dataclasses.fields(TaskConfig)}
+        known = {k: v for k, v in trained.task_options.items() if k not in config.task_options}
         changes |= {k: v for k, v in known.items() if k in fields and getattr(config, k) is None}
-        others = {k: v for k, v in known.items() if k not in fields}
-        changes["task_options"] = others | config.task_options
+        changes["task_options"] = {k: v for k, v in known.items() if k not in fields} | config.task_options
     granularity = options.get("granularity", "frame")
     if policies and config.granularity not in (None, granularity):
         raise UserError(f"granularity={config.granularity}: the checkpoint is for granularity {granularity!r}")

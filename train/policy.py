@@ -25,29 +25,37 @@ from envs.engine import SelectionEngine
 from envs.rewards import Reward
 from envs.task import VideoTask
 from eventful import cli
+from eventful.devices import device_named
 from eventful.errors import UserError
 from policies import All, LearnedPolicy, TrainablePolicy
 from policies import load as load_policy
 from train import distributed
 from train.calibration import CalibrationFrames, calibrate, calibration_frames, fit_table, install
-from train.config import device_named, load_config, make_task, task_options
-from train.estimators.budget_control import BudgetControl
+from train.config import load_config, part
+from train.estimators.budget_control import BudgetControl, BudgetOptions
 from train.estimators.gumbel import GumbelEstimator
 from train.estimators.oracle import OracleWarmStart
-from train.estimators.protocol import Estimator
-from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
+from train.estimators.protocol import Estimator, WindowOptions
+from train.estimators.reinforce import ReinforceEstimator
 from train.estimators.streams import StreamSource
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
+from train.task_config import make_task, task_options, with_task
 from train.train_config import TrainConfig, check
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
     """Trains a policy; returns the folder of its checkpoint.
+
+    Args:
+        config: How to train.
+        task: What to train on; by default the one that the config names. The checkpoint records its name alone, so
+            whoever evaluates it gives the task again.
 
     Raises:
         UserError: For settings that do not fit together or the machine.
     """
+    config = with_task(config, task)
     check(config)
     device = device_named(distributed.own_device(config.device))
     if config.threads:
@@ -57,7 +65,7 @@ def train(config: TrainConfig) -> Path:
     with distributed.process_group(device) as ranks:
         with distributed.first_one_first():
             # Whoever comes first records or decodes the clips; the others find them.
-            task = make_task(config)
+            task = make_task(config) if task is None else task
             task.clips("train")
         task.model.to(device)
         model = eventful.wrap(task.model, All(), granularity=config.granularity, attention=config.attention)
@@ -86,8 +94,6 @@ class _Run:
         )
         budgets = (config.budget_min, config.budget_max)
         self._source = StreamSource(self._clips, distributed.share_out(config.streams, *ranks), budgets)
-        with cli.user_input("objective"):
-            self._objective = Objective(**dataclasses.asdict(config.objective))
 
     def run(self) -> Path:
         """All stages, those that a checkpoint has already behind it left out."""
@@ -145,9 +151,10 @@ class _Run:
         if config.warm_start == "none":
             return
         if config.warm_start == "oracle":
-            warm = OracleWarmStart(self._task, self._model, policy, self._objective, config.oracle_lr)
+            with cli.user_input("warm_start=oracle"):
+                warm = OracleWarmStart(self._task, self._model, policy, config.objective, config.oracle)
             streams = self._source.batch(f"{config.seed}/oracle")
-            final = warm.fit(streams, config.oracle_frames, show=self._ranks[0] == 0)
+            final = warm.fit(streams, show=self._ranks[0] == 0)
             self._say(f"warm start: listwise cross-entropy {final:.3f}")
             fit_table(self._model, self._frames, policy)
             return
@@ -185,37 +192,14 @@ class _Run:
         )
 
     def _estimator(self, policy: TrainablePolicy) -> Estimator:
-        config = self._config
-        with cli.user_input("config"):
-            budget_control = BudgetControl(policy, config.budget_gain, config.price_momentum)
-        if config.estimator == "reinforce":
-            return self._reinforce(policy, budget_control)
-        return GumbelEstimator(
-            self._task,
-            self._model,
-            policy,
-            self._objective,
-            self._source,
-            budget_control,
-            window=config.window,
-            temperature=config.temperature,
-            sharpness=config.sharpness,
-            noise=config.noise,
-        )
-
-    def _reinforce(self, policy: TrainablePolicy, budget_control: BudgetControl) -> ReinforceEstimator:
-        config = self._config
-        with cli.user_input("estimator=reinforce"):
-            options = ReinforceOptions(
-                window=config.window,
-                rollouts=config.rollouts,
-                discount=config.discount,
-                far=config.far,
-                entropy=config.entropy,
-                p_min=config.p_min,
-                sharpness=config.sharpness,
-            )
-            return ReinforceEstimator(self._engine("train", policy), policy, self._source, budget_control, options)
+        config, task, model, source = self._config, self._task, self._model, self._source
+        budget_control, windows = BudgetControl(policy, part(config, BudgetOptions)), part(config, WindowOptions)
+        with cli.user_input(f"estimator={config.estimator}"):
+            if config.estimator == "reinforce":
+                engine = self._engine("train", policy)
+                return ReinforceEstimator(engine, policy, source, budget_control, windows, config.reinforce)
+            objective = config.objective
+            return GumbelEstimator(task, model, policy, objective, source, budget_control, windows, config.gumbel)
 
     def _engine(self, split: str, policy: TrainablePolicy) -> SelectionEngine:
         """The environment of a split. Its rewards are damage alone, in units of the objective: cost has its price."""
@@ -235,7 +219,7 @@ class _Run:
     def _rewarded(self) -> Objective:
         """What sampled masks are rewarded for."""
         reward = self._config.reward
-        return self._objective if reward == "fidelity" else PRESETS[reward]
+        return self._config.objective if reward == "fidelity" else PRESETS[reward]
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:

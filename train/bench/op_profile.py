@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.bench.run import timed
+from train.timing import timed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,7 @@ import policies
 from eventful.errors import UserError
 from eventful.linear import onednn
 from eventful.video.reader import read_frames
-
-Quartiles = tuple[float, float, float]
+from train.timing import Quartiles, quartiles, timed
 
 MODES: dict[str, dict[str, Any]] = {
     "gate/exact": {"attention": "exact"},
@@ -125,15 +123,6 @@ def time_case(
     return {mode: _timing(models[mode], times, mode) for mode in modes}
 
 
-def timed(call: Callable[[Tensor], Any], frame: Tensor) -> float:
-    """Seconds that a call takes."""
-    _wait(frame)
-    started = time.perf_counter()
-    call(frame)
-    _wait(frame)
-    return time.perf_counter() - started
-
-
 def synthetic(setting: Setting, noise: float, changed: float, seed: int) -> Iterator[Tensor]:
     """An endless stream (1, 3, H, W): noise everywhere, and a square that changes, somewhere else in every frame.
 
@@ -164,12 +153,6 @@ def from_video(setting: Setting, path: Path) -> Iterator[Tensor]:
     return itertools.cycle(frames + frames[-2:0:-1])
 
 
-def quartiles(values: np.ndarray) -> Quartiles:
-    """Lower quartile, median, upper quartile."""
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return float(low), float(middle), float(high)
-
-
 def _with_onednn(vit: nn.Module, frame: Tensor) -> Any:
     with onednn.OneDnnLinear():
         return vit(frame)
@@ -189,8 +172,3 @@ def _timing(model: eventful.EventfulModel, times: dict[str, np.ndarray], mode: s
         by_operation={name: float(amount[0]) for name, amount in macs.by_operation.items()},
         state_bytes=state.nbytes(),
     )
-
-
-def _wait(frame: Tensor) -> None:
-    if frame.is_cuda:
-        torch.cuda.synchronize(frame.device)

@@ -19,6 +19,8 @@ Shape suffixes: B streams.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,25 +28,43 @@ from policies import TrainablePolicy
 from train import distributed
 
 
-class BudgetControl:
-    """Gradients at the running price, and thresholds that follow the budget.
-
-    Args:
-        policy: In training.
-        gain: Of the thresholds, in log threshold per relative excess, of all streams' windows together.
-        momentum: Of the running means behind the price.
+@dataclass
+class BudgetOptions:
+    """Settings of `BudgetControl`.
 
     Attributes:
-        price: Of cost / budget, in units of damage; never negative.
+        budget_gain: How far thresholds move per window to bring the mean spending to the budget, in log threshold per
+            relative excess of all streams' windows together.
+        price_momentum: Of the running means from which the price of a MAC follows, per window.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    def __init__(self, policy: TrainablePolicy, gain: float = 0.4, momentum: float = 0.9) -> None:
-        if gain < 0 or not 0 <= momentum < 1:
-            raise ValueError(f"the gain must be at least 0, the momentum in [0, 1), got {gain} and {momentum}")
-        self._policy, self._gain, self._momentum = policy, gain, momentum
+    budget_gain: float = 0.4
+    price_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.budget_gain < 0:
+            raise ValueError(f"budget_gain must be at least 0, got {self.budget_gain}")
+        if not 0 <= self.price_momentum < 1:
+            raise ValueError(f"price_momentum must be in [0, 1), got {self.price_momentum}")
+
+
+class BudgetControl:
+    """Gradients at the running price, and thresholds that follow the budget.
+
+    Args:
+        policy: In training.
+        options: See `BudgetOptions`; the defaults if None.
+
+    Attributes:
+        price: Of cost / budget, in units of damage; never negative.
+    """
+
+    def __init__(self, policy: TrainablePolicy, options: BudgetOptions | None = None) -> None:
+        options = options or BudgetOptions()
+        self._policy, self._gain, self._momentum = policy, options.budget_gain, options.price_momentum
         self._slopes = torch.zeros(2, dtype=torch.float64)
         self.price = 0.0
 

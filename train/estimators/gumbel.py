@@ -15,6 +15,7 @@ Shape suffixes: B streams, T frames, N tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -29,8 +30,28 @@ from policies import GateObservation, Selection, TrainablePolicy
 from policies.relaxation import concrete_mask
 from train import distributed
 from train.estimators.budget_control import BudgetControl
-from train.estimators.protocol import WindowRecord, WindowResult, differentiable_meter
+from train.estimators.protocol import WindowOptions, WindowRecord, WindowResult, differentiable_meter
 from train.estimators.streams import StreamBatch, StreamSource, begin
+
+
+@dataclass(frozen=True)
+class GumbelOptions:
+    """Settings of the Gumbel estimator.
+
+    Attributes:
+        temperature: Of the relaxed decisions, above 0.
+        noise: Draw masks; without, the deterministic rule is trained with straight-through gradients.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    temperature: float = field(default=2 / 3, metadata={"also": "temperature"})
+    noise: bool = field(default=True, metadata={"also": "noise"})
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"gumbel.temperature must be above 0, got {self.temperature}")
 
 
 class GumbelEstimator:
@@ -43,10 +64,8 @@ class GumbelEstimator:
         objective: What the policy is to keep.
         source: Where streams come from.
         budget_control: Price and thresholds.
-        window: T, frames between two cuts of the gradient.
-        temperature: Of the relaxation.
-        sharpness: Logits per unit of score (one unit of log error).
-        noise: Draw masks; without, train the deterministic rule with straight-through gradients.
+        windows: See `WindowOptions`; gradients are cut between windows.
+        options: See `GumbelOptions`.
     """
 
     def __init__(
@@ -57,15 +76,13 @@ class GumbelEstimator:
         objective: Objective,
         source: StreamSource,
         budget_control: BudgetControl,
-        window: int = 8,
-        temperature: float = 2 / 3,
-        sharpness: float = 4.0,
-        noise: bool = True,
+        windows: WindowOptions,
+        options: GumbelOptions,
     ) -> None:
         self._task, self._model, self._policy, self._objective = task, model, policy, objective
         self._meter = differentiable_meter(task, model, objective)
-        self._source, self.budget_control, self._window = source, budget_control, window
-        self._temperature, self._sharpness, self._noise = temperature, sharpness, noise
+        self._source, self.budget_control = source, budget_control
+        self._window, self._sharpness, self._options = windows.window, windows.sharpness, options
         self._streams: StreamBatch | None = None
         self._state: StreamState | None = None
 
@@ -140,9 +157,10 @@ class GumbelEstimator:
         shift: Tensor,
         noise: Sequence[torch.Generator],
     ) -> Selection:
+        options = self._options
         logit_BN = self._sharpness * self._policy.score(observation, budget_B) + shift
         rows = [
-            concrete_mask(logit_N, self._temperature, self._noise, generator)
+            concrete_mask(logit_N, options.temperature, options.noise, generator)
             for logit_N, generator in zip(logit_BN, noise, strict=True)
         ]
         mask_BN = torch.stack(rows)

@@ -10,6 +10,7 @@ Shape suffixes: B streams, N tokens, G gates.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -26,6 +27,26 @@ from train.estimators.protocol import differentiable_meter
 from train.estimators.streams import Batch, StreamBatch, begin
 
 
+@dataclass(frozen=True)
+class OracleOptions:
+    """Settings of the warm start.
+
+    Attributes:
+        frames: Frames of all streams, one optimiser step each.
+        lr: Learning rate of Adam.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    frames: int = field(default=200, metadata={"also": "oracle_frames"})
+    lr: float = field(default=3e-3, metadata={"also": "oracle_lr"})
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not self.lr > 0:
+            raise ValueError(f"oracle.frames must be at least 1, oracle.lr above 0, got {self.frames} and {self.lr}")
+
+
 class OracleWarmStart:
     """Fits a policy to the gradient oracle.
 
@@ -34,7 +55,7 @@ class OracleWarmStart:
         model: Eventful model around the task's model.
         policy: To be fitted.
         objective: The damage whose gradient is the oracle.
-        lr: Of Adam.
+        options: See `OracleOptions`.
     """
 
     def __init__(
@@ -43,15 +64,17 @@ class OracleWarmStart:
         model: eventful.EventfulModel,
         policy: TrainablePolicy,
         objective: Objective,
-        lr: float = 3e-3,
+        options: OracleOptions,
     ) -> None:
         self._task, self._model, self._policy, self._objective = task, model, policy, objective
+        self._options = options
         self._meter = differentiable_meter(task, model, objective)
         self._log_kappa = torch.zeros((), requires_grad=True, device=next(policy.parameters()).device)
-        self._optimizer = torch.optim.Adam([*policy.parameters(), self._log_kappa], lr=lr)
+        self._optimizer = torch.optim.Adam([*policy.parameters(), self._log_kappa], lr=options.lr)
 
-    def fit(self, streams: StreamBatch, frames: int, show: bool = True) -> float:
+    def fit(self, streams: StreamBatch, show: bool = True) -> float:
         """Walks the streams for some frames, one optimiser step each; returns the last tenth's mean loss."""
+        frames = self._options.frames
         state: StreamState | None = None
         losses: list[float] = []
         for batch in tqdm(islice(streams, frames), total=frames, unit="frame", desc="oracle", disable=not show):

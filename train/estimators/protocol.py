@@ -18,6 +18,28 @@ from train.estimators.budget_control import BudgetControl
 
 
 @dataclass
+class WindowOptions:
+    """Settings of every estimator.
+
+    Attributes:
+        window: T, frames of a window: gradients, or rewards, reach as far.
+        sharpness: Logits per unit of score (one unit of log error).
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    window: int = 8
+    sharpness: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or not self.sharpness > 0:
+            raise ValueError(
+                f"window must be at least 1, sharpness above 0, got window={self.window} sharpness={self.sharpness}"
+            )
+
+
+@dataclass
 class WindowResult:
     """Outcome of a window, for the logs.
 

@@ -23,50 +23,47 @@ import torch
 from torch import Tensor
 
 from envs.engine import EngineState, SelectionEngine
-from envs.episodes import Start
+from envs.episodes import Start, log_uniform
 from envs.scoring import FrameScore
 from policies import Layout, TrainablePolicy
 from policies.relaxation import bernoulli_entropy, bounded_probability, log_probability, sample_mask
 from train import distributed
 from train.estimators.budget_control import BudgetControl
 from train.estimators.credit import costs_to_come, leave_one_out, near_and_far, returns
-from train.estimators.protocol import WindowRecord, WindowResult
+from train.estimators.protocol import WindowOptions, WindowRecord, WindowResult
 from train.estimators.streams import StreamSource
 
 
 @dataclass(frozen=True)
 class ReinforceOptions:
-    """Settings of the estimator.
+    """Settings of the REINFORCE estimator.
 
     Attributes:
-        window: T, frames of a rollout.
-        rollouts: K, at least 2.
+        rollouts: K, rollouts from each state, at least 2.
         discount: Of later damage and cost, per frame.
         far: Share of what happens at distant tokens that a decision answers for; 1 is unbiased
             (`train.estimators.credit`).
         entropy: Weight of the mean entropy per decision, in nats.
         p_min: Probabilities stay within [p_min, 1 - p_min].
-        sharpness: Logits per unit of score.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    window: int = 8
-    rollouts: int = 4
-    discount: float = 0.9
-    far: float = 0.1
-    entropy: float = 1e-3
-    p_min: float = 0.01
-    sharpness: float = 4.0
+    rollouts: int = field(default=4, metadata={"also": "rollouts"})
+    discount: float = field(default=0.9, metadata={"also": "discount"})
+    far: float = field(default=0.1, metadata={"also": "far"})
+    entropy: float = field(default=1e-3, metadata={"also": "entropy"})
+    p_min: float = field(default=0.01, metadata={"also": "p_min"})
 
     def __post_init__(self) -> None:
         if self.rollouts < 2:
-            raise ValueError(f"rollouts must be at least 2 for a leave-one-out baseline, got {self.rollouts}")
-        if not 0 <= self.far <= 1:
-            raise ValueError(f"far must be in [0, 1], got {self.far}")
-        if not 0 <= self.discount <= 1 or not 1e-6 <= self.p_min < 0.5:
-            raise ValueError(f"discount must be in [0, 1], p_min in [1e-6, 0.5): {self.discount=} {self.p_min=}")
+            raise ValueError(f"reinforce.rollouts must be at least 2 for a leave-one-out baseline, got {self.rollouts}")
+        for name in ("far", "discount"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"reinforce.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 1e-6 <= self.p_min < 0.5:
+            raise ValueError(f"reinforce.p_min must be in [1e-6, 0.5), got {self.p_min}")
 
 
 @dataclass
@@ -89,6 +86,7 @@ class ReinforceEstimator:
         policy: To be trained.
         source: Where streams come from.
         budget_control: Price and thresholds.
+        windows: See `WindowOptions`; a window is a rollout.
         options: See `ReinforceOptions`.
 
     Raises:
@@ -101,13 +99,15 @@ class ReinforceEstimator:
         policy: TrainablePolicy,
         source: StreamSource,
         budget_control: BudgetControl,
+        windows: WindowOptions,
         options: ReinforceOptions,
     ) -> None:
         self._engine, self._policy, self._source, self._options = engine, policy, source, options
         self.budget_control = budget_control
-        self._long = [k for k, clip in enumerate(engine.clips) if len(clip) > options.window]
+        self._window, self._sharpness = windows.window, windows.sharpness
+        self._long = [k for k, clip in enumerate(engine.clips) if len(clip) > self._window]
         if not self._long:
-            raise ValueError(f"window={options.window} needs clips of {options.window + 1} frames or more")
+            raise ValueError(f"window={self._window} needs clips of {self._window + 1} frames or more")
         self._state: EngineState | None = None
         self._random: list[random.Random] = []
         self._noise: list[torch.Generator] = []
@@ -129,7 +129,7 @@ class ReinforceEstimator:
         self._enter()
         engine.set_state(engine.get_state().select([b for b in range(streams) for _ in range(options.rollouts)]))
         record, rollouts = WindowRecord(), _Rollouts(torch.zeros((), requires_grad=True))
-        for _ in range(options.window):
+        for _ in range(self._window):
             self._frame(rollouts, record)
         picked = [b * options.rollouts + r.randrange(options.rollouts) for b, r in enumerate(self._random)]
         self._state = engine.get_state().select(picked)
@@ -147,16 +147,16 @@ class ReinforceEstimator:
         ends = {
             b: self._start(self._random[b])
             for b, slot in engine.slots.items()
-            if slot.over or slot.frame + self._options.window > len(engine.clips[slot.clip])
+            if slot.over or slot.frame + self._window > len(engine.clips[slot.clip])
         }
         if ends:
             engine.start(ends)
 
     def _start(self, chance: random.Random) -> Start:
         clip = self._long[chance.randrange(len(self._long))]
-        latest = len(self._engine.clips[clip]) - 1 - self._options.window
-        low, high = self._source.budgets
-        return Start(clip, low * (high / low) ** chance.random(), chance.randrange(max(latest // 2, 1)))
+        latest = len(self._engine.clips[clip]) - 1 - self._window
+        budget = log_uniform(*self._source.budgets, chance.random())
+        return Start(clip, budget, chance.randrange(max(latest // 2, 1)))
 
     def _frame(self, rollouts: _Rollouts, record: WindowRecord) -> None:
         """One frame of all rollouts: all its decisions, its scores."""
@@ -167,7 +167,7 @@ class ReinforceEstimator:
             budget_R = engine.budget_B.to(observation.input_BND.device)
             score_RN = self._policy.score(observation, budget_R)
             probability_RN = bounded_probability(
-                options.sharpness * score_RN + rollouts.shift.to(score_RN.device), options.p_min
+                self._sharpness * score_RN + rollouts.shift.to(score_RN.device), options.p_min
             )
             mask_RN = self._draw(probability_RN.detach(), observation.layout)
             rollouts.log_p_RN.append(log_probability(probability_RN, mask_RN))

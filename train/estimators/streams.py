@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from envs.episodes import log_uniform
 from envs.task import Clip, Target
 from eventful import StreamState
 
@@ -64,8 +65,7 @@ class Stream:
         clip = self._random.choice(self._clips)
         # At least half of a clip is walked: policies must see tokens that have long been left alone.
         frame = self._random.randrange(max(len(clip) // 2, 1))
-        low, high = self._budgets
-        return clip, frame, True, low * (high / low) ** self._random.random()
+        return clip, frame, True, log_uniform(*self._budgets, self._random.random())
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import nn
 from eventful import EventfulModel
 from eventful.errors import UserError
 from eventful.tasks import nearest
+from eventful.user_code import is_user_code, load_user_code
 from policies import (
     All,
     CalibratedThreshold,
@@ -113,8 +114,8 @@ def parse_contenders(names: Sequence[str], own: Granularity) -> list[Contender]:
     found: list[Contender] = []
     for text in names:
         name, at, where = text.partition("@")
-        if user_policies.is_user_policy(name):
-            user_policies.load_factory(name)
+        if is_user_code(name):
+            load_user_code(name, "policies")
         elif name not in LABELS:
             raise UserError(f"policies: there is no {name!r}{nearest(name, LABELS)} (known: {', '.join(LABELS)})")
         if at and where not in get_args(Granularity):
@@ -172,7 +173,7 @@ class PolicyMaker:
         names = [""]
         if contender.learned:
             names = list(self._checkpoints)
-        elif user_policies.is_user_policy(contender.name):
+        elif is_user_code(contender.name):
             names = [user_policies.fingerprint(contender.name)]
         elif contender.name == "Random":
             names = [str(seed) for seed in seeds]
@@ -190,7 +191,7 @@ class PolicyMaker:
             policy.budget = budget
             policy.select_by = "top" if contender.name == "LearnedTop" else "threshold"
             return policy, ""
-        if user_policies.is_user_policy(contender.name):
+        if is_user_code(contender.name):
             return user_policies.make(contender.name, budget), ""
         return self._heuristic(contender, budget, int(key.seed or 0))
 

@@ -6,8 +6,7 @@ that whatever else the machine does meets both alike; the ratio is taken frame b
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from envs.task import Clip, VideoTask
 from eventful import EventfulModel
 from policies import Policy
 from train.evaluation.results_file import Key, Latency
+from train.timing import quartiles, timed
 
 WARM_UP = 3
 """Frames after each flush that are not timed."""
@@ -47,13 +47,13 @@ def measure_latency(
         model.reset()
         for k in range(WARM_UP + 1 + -(-frames // len(picked))):
             frame = _input(task, clip, k, weight)
-            pair = [_timed(call, frame) for call in (task.model, model)]
+            pair = [timed(call, frame) for call in (task.model, model)]
             if k > WARM_UP:
                 seconds.append(pair)
     model.reset()
     dense_ms, eventful_ms = 1e3 * np.array(seconds).T
-    ratios = _quartiles(dense_ms / eventful_ms)
-    return Latency(key, len(seconds), _quartiles(dense_ms), _quartiles(eventful_ms), ratios)
+    ratios = quartiles(dense_ms / eventful_ms)
+    return Latency(key, len(seconds), quartiles(dense_ms), quartiles(eventful_ms), ratios)
 
 
 def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:
@@ -61,21 +61,3 @@ def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:
     last = len(clip) - 1
     t = last - abs(last - k % (2 * last))
     return task.preprocess(clip.frames_THWC[t : t + 1].to(weight.device)).to(weight.dtype)
-
-
-def _timed(call: Callable[[Tensor], object], frame: Tensor) -> float:
-    _wait(frame)
-    started = time.perf_counter()
-    call(frame)
-    _wait(frame)
-    return time.perf_counter() - started
-
-
-def _wait(frame: Tensor) -> None:
-    if frame.is_cuda:
-        torch.cuda.synchronize(frame.device)
-
-
-def _quartiles(values: np.ndarray) -> tuple[float, float, float]:
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return float(low), float(middle), float(high)

@@ -18,49 +18,16 @@ working directory too.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from eventful import cli
 from eventful.errors import UserError
+from eventful.user_code import load_user_code
 from policies import Policy
-
-Factory = Callable[[float], Policy]
-
-
-def is_user_policy(name: str) -> bool:
-    """Whether the name of a contender is one of these."""
-    return ":" in name
-
-
-def load_factory(name: str) -> Factory:
-    """Imports the function that a name stands for.
-
-    Raises:
-        UserError: If there is no such module or function.
-    """
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
-        raise UserError(f"policies: {name!r} must be MODULE:FUNCTION, such as my_policies:mine")
-    module_name, _, function_name = name.partition(":")
-    if "" not in sys.path:
-        # A console script's own folder stands in the place of the working directory.
-        sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"policies: {name}: module {module_name!r} cannot be imported: {cli.one_line(error)}"
-        ) from error
-    factory = getattr(module, function_name, None)
-    if not callable(factory):
-        raise UserError(f"policies: {name}: module {module_name!r} has no function {function_name!r}")
-    return factory
 
 
 def make(name: str, budget: float) -> Policy:
@@ -70,7 +37,7 @@ def make(name: str, budget: float) -> Policy:
         UserError: If the function does not make one.
     """
     with cli.user_input(f"policies: {name}"):
-        policy = load_factory(name)(budget)
+        policy = load_user_code(name, "policies")(budget)
     if not isinstance(policy, Policy):
         raise UserError(f"policies: {name} must return a policies.Policy, got {type(policy).__name__}")
     return policy
