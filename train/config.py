@@ -7,7 +7,7 @@ text of `--help`). The config of a command is a dataclass that inherits such dec
 keys, and is filled by `load_config`. Metadata of a field say more:
 
 - `read_by`: choices, such as `("estimator=gumbel",)`, one of which must be made for the setting, or for all of a group,
-  to be read. What is set and not read is refused (`check_read`).
+  to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_read`).
 - `also`: another name, at the top level, by which earlier versions knew the setting.
 
 OmegaConf's structured configs do the conversion; what comes back is an instance of the dataclass, so no other module
@@ -46,8 +46,8 @@ def check_read(config: Any) -> None:
         UserError: Naming the setting, and the choices that read it.
     """
     for leaf in _leaves(type(config)):
-        choices = dict.fromkeys(choice.partition("=")[0] for choice in leaf.read_by)
-        now = {name: str(getattr(config, name)) for name in choices}
+        names = [part.partition("=")[0] for choice in leaf.read_by for part in choice.split(" and ")]
+        now = {name: str(getattr(config, name)) for name in dict.fromkeys(names)}
         if leaf.read_by and _at(config, leaf.path) != leaf.default and not _chosen(now, leaf.read_by):
             state = ", ".join(f"{name} is {value}" for name, value in now.items())
             raise UserError(f"{leaf.path} is read by {_either(leaf.read_by)} only ({state})")
@@ -245,7 +245,8 @@ def _at(config: Any, path: str) -> Any:
 
 
 def _chosen(now: Mapping[str, str], choices: Sequence[str]) -> bool:
-    return any(now[name] == value for name, _, value in (choice.partition("=") for choice in choices))
+    made = {f"{name}={value}" for name, value in now.items()}
+    return any(set(choice.split(" and ")) <= made for choice in choices)
 
 
 def _either(choices: Sequence[str]) -> str:
