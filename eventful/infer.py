@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import itertools
 import json
 import os
@@ -33,6 +32,7 @@ from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import wrap
 from eventful.tasks import Task, load_task, recorded_task
+from eventful.user_code import policy_class
 from eventful.video.overlay import annotate
 from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
@@ -60,7 +60,8 @@ def run(
 
     Args:
         video: A file, a stream address, a camera device, or a folder of images.
-        policy: Folder of a checkpoint, its name on the model hub, or a policy.
+        policy: Folder of a checkpoint, its name on the model hub, or a policy (those of your own classes:
+            `policies.load(folder, MyClass)`).
         task: Name of a task, `MODULE:CLASS`, or a task; by default the installed one that the checkpoint was trained
             with.
         task_options: For the task, over those that the checkpoint was trained with.
@@ -95,8 +96,7 @@ def prepare(
 ) -> VideoRunner:
     """Builds the model that a policy is for, with the policy in it; see `run` for arguments and errors."""
     if not isinstance(policy, Policy):
-        # The hub's loader prints a line of its own, where JSON lines may be meant to go.
-        with cli.user_input(f"policy {policy}"), contextlib.redirect_stdout(io.StringIO()):
+        with cli.user_input(f"policy {policy}"):
             policy = policies.load(policy)
     provenance = policy.provenance if isinstance(policy, TrainablePolicy) else Provenance()
     if task is None or isinstance(task, str):
@@ -151,6 +151,9 @@ def _main(argv: Sequence[str]) -> None:
     given = {"model": args.model, "weights": args.weights, "image_size": args.size}
     task_options = {key: value for key, value in given.items() if value is not None}
     options = {} if args.granularity is None else {"granularity": args.granularity}
+    if args.policy is not None:
+        with cli.user_input(f"policy {policy}"):
+            policy = policies.load(policy, policy_class(args.policy_class, "--policy-class"))
     runner = prepare(policy, args.task, task_options, options, args.device, args.dtype, args.dense_check)
     schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
     results = run_frames(reader, runner, schedule, args.max_frames)

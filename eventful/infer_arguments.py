@@ -9,6 +9,7 @@ from typing import NoReturn, get_args
 import policies
 from eventful.devices import DTYPES
 from eventful.errors import UserError
+from eventful.user_code import LEARNED
 from policies.protocol import Granularity, Policy
 
 BudgetSchedule = list[tuple[int, float]]
@@ -69,6 +70,9 @@ def parser(command: str) -> argparse.ArgumentParser:
     model.add_argument("--model", metavar="NAME", help="timm name of the model (task distill)")
     model.add_argument("--weights", metavar="FILE", help="weights of the model (task distill)")
     model.add_argument("--size", metavar="HxW", type=_size, help="input size of the model (task distill)")
+    model.add_argument(
+        "--policy-class", metavar="MODULE:CLASS", default=LEARNED, help="class of the policy, if it is your own"
+    )
     model.add_argument("--granularity", choices=get_args(Granularity), help="one decision per gate or per frame")
 
     run = p.add_argument_group("run")

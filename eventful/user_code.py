@@ -15,6 +15,10 @@ from typing import Any
 
 from eventful.cli import one_line
 from eventful.errors import UserError
+from policies import LearnedPolicy, TrainablePolicy
+
+LEARNED = "learned"
+"""Name of this package's own policy, `policies.LearnedPolicy`."""
 
 
 def is_user_code(name: str) -> bool:
@@ -49,6 +53,26 @@ def load_user_code(name: str, setting: str, kind: str = "function") -> Callable[
     found = getattr(module, attribute, None)
     if not callable(found):
         raise UserError(f"{setting}: {name}: module {module_name!r} has no {kind} {attribute!r}")
+    return found
+
+
+def policy_class(name: str, setting: str) -> type[TrainablePolicy]:
+    """The class of a policy.
+
+    Args:
+        name: `learned`, or `MODULE:CLASS` of the user's own.
+        setting: Where the user gave it; messages begin with it.
+
+    Raises:
+        UserError: If there is no such class, or it is none that can be trained.
+    """
+    if name == LEARNED:
+        return LearnedPolicy
+    if not is_user_code(name):
+        raise UserError(f"{setting}: {name!r} must be {LEARNED}, or MODULE:CLASS of a policies.TrainablePolicy")
+    found = load_user_code(name, setting, "class")
+    if not (isinstance(found, type) and issubclass(found, TrainablePolicy)):
+        raise UserError(f"{setting}: {name} is no subclass of policies.TrainablePolicy")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -12,6 +13,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
+import eventful
 from eventful.families.vitdet import vitdet
 
 vit = partial(VisionTransformer, img_size=(40, 48), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5)
@@ -93,3 +95,25 @@ def clip(frames: int, streams: int = 1, seed: int = 0, size: tuple[int, int] | N
             frame[b, :, y : y + 12, x : x + 12] = torch.randn(3, 12, 12, generator=generator)
         video.append(frame)
     return video
+
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "paper": {"attention": "paper"},
+    "recompute": {"attention": "recompute"},
+    "frame": {"granularity": "frame"},
+    "previous": {"reference": "previous"},
+}
+"""Options of `eventful.wrap` by a short name."""
+
+
+def play(model: eventful.EventfulModel, frames: list[Tensor]) -> list[Tensor]:
+    """Outputs of consecutive frames."""
+    with torch.inference_mode():
+        return [model(frame) for frame in frames]
+
+
+def assert_rows(ours: list[Tensor], theirs: list[Tensor], order: list[int]) -> None:
+    """Each of ours is the rows `order` of each of theirs."""
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other[order], atol=1e-5, rtol=1e-4)

@@ -13,8 +13,6 @@ import policies
 from eventful.infer_arguments import parser as infer_parser
 from eventful.video.writer import VideoWriter
 
-torch.set_num_threads(1)
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines() if line]

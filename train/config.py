@@ -7,7 +7,7 @@ text of `--help`). The config of a command is a dataclass that inherits such dec
 keys, and is filled by `load_config`. Metadata of a field say more:
 
 - `read_by`: choices, such as `("estimator=gumbel",)`, one of which must be made for the setting, or for all of a group,
-  to be read. What is set and not read is refused (`check_read`).
+  to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_read`).
 - `also`: another name, at the top level, by which earlier versions knew the setting.
 
 OmegaConf's structured configs do the conversion; what comes back is an instance of the dataclass, so no other module
@@ -49,8 +49,10 @@ def check_read(config: Any) -> None:
     for leaf in _leaves(type(config)):
         if not leaf.read_by or attrgetter(leaf.path)(config) == leaf.default:
             continue
-        now = {name: getattr(config, name) for name in (choice.partition("=")[0] for choice in leaf.read_by)}
-        if not any(f"{name}={value}" in leaf.read_by for name, value in now.items()):
+        parts = [part for choice in leaf.read_by for part in choice.split(" and ")]
+        now = {name: getattr(config, name) for name in (part.partition("=")[0] for part in parts)}
+        made = {f"{name}={value}" for name, value in now.items()}
+        if not any(made.issuperset(choice.split(" and ")) for choice in leaf.read_by):
             state = ", ".join(f"{name} is {value}" for name, value in now.items())
             raise UserError(f"{leaf.path} is read by {' or '.join(leaf.read_by)} only ({state})")
 

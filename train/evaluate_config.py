@@ -13,6 +13,7 @@ from eventful import cli
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.tasks import recorded_task
+from eventful.user_code import LEARNED, policy_class
 from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
 from train.evaluation.contenders import LABELS, digest
@@ -27,6 +28,7 @@ class EvaluateConfig(TaskConfig):
         task: Name of an installed task, or `MODULE:CLASS`; the installed one that the checkpoint names if empty.
         policy: Folder or hub name of a policy checkpoint, or a list of them (seeds of one training); null for the
             heuristics alone.
+        policy_class: Class of the checkpoints, if it is one of your own: `MODULE:CLASS`.
         out: Folder for everything that is written.
         split: Clips to evaluate on.
         max_clips: At most so many of them, evenly picked.
@@ -39,7 +41,7 @@ class EvaluateConfig(TaskConfig):
         attention: Attention update with granularity `gate`; as the checkpoint was trained if null.
         calibration_split: Clips on which the heuristics are set to their budgets.
         calibration_streams: How many of them.
-        calibration_frames: CalibrationFrames of each.
+        calibration_frames: Frames of each.
         streams: Clips side by side in one batch.
         device: `cpu`, `cuda`, ...
         dtype: `float32`, `bfloat16` or `float16`.
@@ -49,12 +51,13 @@ class EvaluateConfig(TaskConfig):
         bootstrap_seed: Of these.
         tolerance: How much worse than the dense model is as good: relative for a metric, absolute for a distance.
         latency: Time the learned policy and top-r against the dense model.
-        latency_frames: CalibrationFrames to time.
+        latency_frames: Frames to time.
         plots: Draw pictures (needs matplotlib).
     """
 
     task: str = ""
     policy: Any = None
+    policy_class: str = LEARNED
     out: str = "runs/evaluation"
     split: str = "test"
     max_clips: int | None = None
@@ -87,9 +90,10 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
         UserError: If one cannot be read, is there twice, or does not go with the others.
     """
     policies: dict[str, TrainablePolicy] = {}
+    kind = policy_class(config.policy_class, "policy_class")
     for path in checkpoint_paths(config):
         with cli.user_input(f"policy={path}"):
-            policy = load_policy(path).to(device_named(config.device))
+            policy = load_policy(path, kind).to(device_named(config.device))
         name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, policy.feedback)}".lstrip("/")
         if name in policies:
             raise UserError(f"policy={path} is there twice")

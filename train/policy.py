@@ -27,6 +27,7 @@ from envs.task import VideoTask
 from eventful import cli
 from eventful.devices import device_named
 from eventful.errors import UserError
+from eventful.user_code import policy_class
 from policies import All, LearnedPolicy, TrainablePolicy
 from policies import load as load_policy
 from train import distributed
@@ -87,6 +88,7 @@ class _Run:
             "task": {"name": config.task, **task_options(config)},
             "options": {"granularity": config.granularity, "attention": config.attention},
         }
+        self._kind = policy_class(config.policy, "policy")
         self._out = Path(config.out)
         self._clips = task.clips("train")
         self._frames: CalibrationFrames = calibration_frames(
@@ -127,18 +129,16 @@ class _Run:
         config, folder = self._config, self._out / "heuristic"
         checkpoint = self._out / "training.pt"
         if checkpoint.exists() and folder.exists():
-            return load_policy(folder).to(self._frames[0].device).train()
+            return self._load(folder).to(self._frames[0].device).train()
         layout = self._model.layout(self._frames[0])
-        with cli.user_input("policy"):
-            policy = LearnedPolicy(
-                gates=layout.gates,
-                dim=layout.dim,
-                granularity=config.granularity,
-                hidden=config.hidden,
-                projections=config.projections,
-                budgets=config.policy_budgets,
-                provenance=self._provenance,
-            ).to(self._frames[0].device)
+        own = {"hidden": config.hidden, "projections": config.projections}
+        options = own if self._kind is LearnedPolicy else config.policy_options
+        common: dict[str, Any] = {"budgets": config.policy_budgets, "provenance": self._provenance}
+        try:
+            policy = self._kind(layout.gates, layout.dim, config.granularity, **common, **options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"policy={config.policy}: {cli.one_line(error)}") from error
+        policy = policy.to(self._frames[0].device)
         self._say(f"calibrating thresholds for {len(config.policy_budgets)} budgets")
         self._model.policy = policy
         install(policy, calibrate(self._model, self._frames, config.policy_budgets))
@@ -159,7 +159,7 @@ class _Run:
             fit_table(self._model, self._frames, policy)
             return
         with cli.user_input(f"warm_start={config.warm_start}"):
-            given = load_policy(config.warm_start)
+            given = self._load(config.warm_start)
         try:
             policy.load_state_dict(given.state_dict())
         except RuntimeError as error:
@@ -180,7 +180,7 @@ class _Run:
         validation = None
         if self._ranks[0] == 0:
             with cli.user_input("split val"):
-                validation = Validation(self._engine("val", policy), policy, load_policy(self._out / "heuristic"))
+                validation = Validation(self._engine("val", policy), policy, self._load(self._out / "heuristic"))
         return Trainer(
             policy,
             self._estimator(policy),
@@ -220,6 +220,9 @@ class _Run:
         """What sampled masks are rewarded for."""
         reward = self._config.reward
         return self._config.objective if reward == "fidelity" else PRESETS[reward]
+
+    def _load(self, folder: str | Path) -> TrainablePolicy:
+        return load_policy(folder, self._kind)
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from envs.damage import Objective
 from eventful.errors import UserError
+from eventful.user_code import LEARNED
 from train.config import check_read
 from train.estimators.budget_control import BudgetOptions
 from train.estimators.gumbel import GumbelOptions
@@ -25,8 +26,10 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         estimator: `gumbel` or `reinforce`.
         granularity: `frame`, one decision per frame, or `gate`, three in every block.
         attention: Attention update with granularity `gate`.
-        hidden: Width of the policy's MLP.
-        projections: Learned projections of each token's last output (granularity `frame`).
+        policy: `learned`, or a class of your own, `MODULE:CLASS` of a `policies.TrainablePolicy` (docs/policies.md).
+        policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
+        hidden: Width of the learned policy's MLP.
+        projections: Learned projections of each token's last output.
         policy_budgets: Budgets at which the policy's thresholds are calibrated.
         objective: Weights of the loss terms.
         gumbel: Settings of the Gumbel estimator.
@@ -55,8 +58,10 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     estimator: Literal["gumbel", "reinforce"] = "gumbel"
     granularity: Literal["gate", "frame"] = "frame"
     attention: Literal["exact", "recompute"] = field(default="exact", metadata={"read_by": ("granularity=gate",)})
-    hidden: int = 32
-    projections: int = field(default=8, metadata={"read_by": ("granularity=frame",)})
+    policy: str = LEARNED
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    hidden: int = field(default=32, metadata={"read_by": (f"policy={LEARNED}",)})
+    projections: int = field(default=8, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
     policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
     objective: Objective = field(
         default_factory=Objective, metadata={"read_by": ("estimator=gumbel", "warm_start=oracle", "reward=fidelity")}
@@ -94,6 +99,10 @@ def check(config: TrainConfig) -> None:
         UserError: Naming the setting.
     """
     check_read(config)
+    if config.policy == LEARNED and config.policy_options:
+        raise UserError(
+            f"policy_options.{next(iter(config.policy_options))} is for a policy=MODULE:CLASS of your own only"
+        )
     if not 0 < config.budget_min <= config.budget_max <= 1:
         raise UserError(
             f"budget_min and budget_max must satisfy 0 < min <= max <= 1, got {config.budget_min}, {config.budget_max}"

@@ -11,8 +11,6 @@ from envs.damage import Damage, DamageMeter, Objective, Outcome
 from envs.rewards import Reward
 from eventful.fidelity import as_tokens, distances, token_distance
 
-torch.set_num_threads(1)
-
 
 def test_maps_are_tokens_row_by_row() -> None:
     tokens_BND = torch.randn(2, 12, 5)

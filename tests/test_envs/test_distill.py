@@ -21,11 +21,6 @@ from eventful.errors import UserError, VideoError
 from eventful.tasks import load_task
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half-precision weights of a tiny model at 64 x 64 pixels (a 4 x 4 grid)."""

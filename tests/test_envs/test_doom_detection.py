@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from doom_detector import CLASSES, outputs_for, small_detector
 
 from envs.doom.average_precision import MeanAveragePrecision50, frame_ap
 from envs.doom.boxes import TOKENS, decode, detections, encode, flip, split_outputs, token_centres
@@ -11,8 +12,6 @@ from envs.doom.labels import CLASS_NAMES
 from envs.doom.loss import assign, detection_loss
 from envs.doom.task import DoomDetection, preprocess
 from envs.task import VideoTask
-
-CLASSES = len(CLASS_NAMES)
 
 
 def random_boxes(rng, count):
@@ -31,22 +30,9 @@ def random_frame(rng, objects=6, noise=4.0):
     return found, {"boxes": true, "labels": labels}
 
 
-def outputs_for(targets):
-    """Detector outputs that state the targets, nearest token first come."""
-    outputs = torch.zeros(len(targets), TOKENS, CLASSES + 4)
-    outputs[..., :CLASSES] = -9
-    for b, target in enumerate(targets):
-        for box, label in zip(target["boxes"], target["labels"], strict=True):
-            n = int((token_centres() - (box[:2] + box[2:]) / 2).square().sum(1).argmin())
-            outputs[b, n, -4:] = encode(box.expand(TOKENS, 4))[n]
-            outputs[b, n, label] = 9
-    return outputs
-
-
 @pytest.fixture(scope="module")
 def detector():
-    torch.manual_seed(0)
-    return build_detector(dim=48, depth=1, heads=3).eval()
+    return small_detector()
 
 
 def test_decode_inverts_encode():

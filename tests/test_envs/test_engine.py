@@ -11,14 +11,6 @@ from eventful.errors import StreamError
 from policies import GlobalTopR, LearnedPolicy
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def engine_of(granularity, streams=2, **options):
     engine = SelectionEngine(granularity, **({"task": TinyTask()} | options))
     engine.start({b: Start(clip=b % 3, budget=0.1 * (b + 1)) for b in range(streams)})

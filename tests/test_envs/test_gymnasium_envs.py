@@ -6,7 +6,6 @@ from importlib.metadata import entry_points
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from PIL import Image
@@ -19,14 +18,6 @@ from eventful.errors import StreamError
 
 FRAME, GATE = IDS
 UNITS = [("fidelity", True), ("fidelity", False), ("loss", True), ("metric", True)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=IDS)

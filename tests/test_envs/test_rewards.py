@@ -13,14 +13,6 @@ from envs.rewards import Reward
 from policies import TopR
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(params=IDS)
 def name(request):
     return request.param

@@ -12,8 +12,6 @@ from torch._dynamo.utils import counters
 import eventful
 import policies
 
-torch.set_num_threads(1)
-
 
 class Growing(policies.Policy):
     """One token at the first gate after a flush, two at the next, and so on round."""

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from family_zoo import build, clip
-from torch import Tensor
+from family_zoo import STATEFUL, assert_rows, build, clip, play
 
 import eventful
 import policies
 
-torch.set_num_threads(1)
-
-
-MODES: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "paper": {"attention": "paper"},
-    "recompute": {"attention": "recompute"},
-    "frame": {"granularity": "frame"},
-    "previous": {"reference": "previous"},
-}
-
-
-each_mode = pytest.mark.parametrize("mode", MODES)
+each_mode = pytest.mark.parametrize("mode", STATEFUL)
 
 
 each_name = pytest.mark.parametrize("name", ["ViT", "DINOv3", "ViTDet, pooled keys"])
-
-
-def play(model: eventful.EventfulModel, frames: list[Tensor]) -> list[Tensor]:
-    with torch.inference_mode():
-        return [model(frame) for frame in frames]
-
-
-def assert_rows(ours: list[Tensor], theirs: list[Tensor], order: list[int]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other[order], atol=1e-5, rtol=1e-4)
 
 
 @each_name
 @each_mode
 def test_grad_modes_mix(name: str, mode: str) -> None:
     vit, frames = build(name), clip(6)
-    model, reference = (eventful.wrap(vit, policies.TopR(6), **MODES[mode]) for _ in range(2))
+    model, reference = (eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode]) for _ in range(2))
     expected = play(reference, frames)
     outs = []
     with torch.inference_mode():
@@ -61,7 +36,7 @@ def test_grad_modes_mix(name: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["exact", "frame", "recompute"])
 def test_masked_training_goes_on_from_packed_inference(mode: str) -> None:
     vit, frames = build("DINOv3"), clip(5)
-    model = eventful.wrap(vit, policies.TopR(6), **MODES[mode])
+    model = eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode])
     state = None
     with torch.inference_mode():
         for frame in frames[:3]:
@@ -71,15 +46,15 @@ def test_masked_training_goes_on_from_packed_inference(mode: str) -> None:
     assert vit.blocks[0].mlp.fc1.weight.grad is not None
     with torch.inference_mode():
         after, _ = model.step(frames[4], state.detach())
-    assert_rows([after], [play(eventful.wrap(vit, policies.TopR(6), **MODES[mode]), frames)[4]], [0])
+    assert_rows([after], [play(eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode]), frames)[4]], [0])
 
 
 @each_name
 @each_mode
 def test_a_model_is_cast_in_mid_stream(name: str, mode: str) -> None:
     vit, frames = build(name), clip(6)
-    model = eventful.wrap(vit, policies.Random(0.3), **MODES[mode])
-    fp32 = play(eventful.wrap(build(name), policies.Random(0.3), **MODES[mode]), frames)
+    model = eventful.wrap(vit, policies.Random(0.3), **STATEFUL[mode])
+    fp32 = play(eventful.wrap(build(name), policies.Random(0.3), **STATEFUL[mode]), frames)
     play(model, frames[:3])
     model.to(torch.bfloat16)
     outs = play(model, [frame.bfloat16() for frame in frames[3:]])
@@ -95,7 +70,7 @@ def test_a_model_is_cast_in_mid_stream(name: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["exact", "frame"])
 def test_bfloat16_selecting_everything_is_the_model_in_bfloat16(name: str, mode: str) -> None:
     vit, frames = build(name).bfloat16(), [frame.bfloat16() for frame in clip(3)]
-    model = eventful.wrap(vit, policies.All(), **MODES[mode])
+    model = eventful.wrap(vit, policies.All(), **STATEFUL[mode])
     with torch.inference_mode():
         for frame in frames:
             out, expected = model(frame).float(), vit(frame).float()
@@ -105,8 +80,8 @@ def test_bfloat16_selecting_everything_is_the_model_in_bfloat16(name: str, mode:
 @pytest.mark.parametrize("mode", ["exact", "frame"])
 def test_bfloat16_updates_do_not_drift(mode: str) -> None:
     vit = build("ViT").bfloat16()
-    model = eventful.wrap(vit, policies.Random(0.2), **MODES[mode])
-    dense = eventful.wrap(vit, policies.Random(0.2), **{**MODES[mode], "attention": "recompute"})
+    model = eventful.wrap(vit, policies.Random(0.2), **STATEFUL[mode])
+    dense = eventful.wrap(vit, policies.Random(0.2), **{**STATEFUL[mode], "attention": "recompute"})
     errors = []
     for frame in clip(120):
         ours, theirs = (play(one, [frame.bfloat16()])[0].float() for one in (model, dense))

@@ -16,8 +16,6 @@ import eventful
 import policies
 from policies.protocol import GateObservation, Policy, Selection
 
-torch.set_num_threads(1)
-
 MODES: dict[str, dict[str, Any]] = {
     "gate, exact": {},
     "gate, exact, before norm": {"gate_position": "before_norm"},

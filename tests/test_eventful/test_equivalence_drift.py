@@ -22,8 +22,6 @@ from eventful.macs.ledger import MacLedger
 from eventful.rows import AllRows, MaskedRows, PackedRows
 from eventful.state import AttentionState
 
-torch.set_num_threads(1)
-
 H, d = 2, 16
 GRID = (7, 9)
 N = GRID[0] * GRID[1]

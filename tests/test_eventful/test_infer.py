@@ -25,11 +25,6 @@ from eventful.video.reader import FrameReader, read_frames
 from eventful.video.runner import FrameResult
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("infer")

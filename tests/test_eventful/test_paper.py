@@ -178,7 +178,7 @@ def state_bytes(options: Options, size: int) -> int:
     with torch.device("meta"):
         backbone = adapt(timm.create_model("vit_base_patch16_224", img_size=size))
         frame, flush_B = torch.empty(1, 3, size, size), torch.ones(1, dtype=torch.bool)
-    plan = make_plan(backbone, options, frame, policies.All())
+    plan = make_plan(backbone, options, frame)
     state = StreamState([BlockState() for _ in plan.blocks], flush_B, (size, size))
     run = FrameRun(plan, options, state, flush=True, masked=False)
     with torch.no_grad(), pytest.raises(StopIteration):

@@ -6,24 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from family_zoo import build, clip
-from torch import Tensor
+from family_zoo import STATEFUL, assert_rows, build, clip, play
 
 import eventful
 import policies
 from eventful import StreamError, StreamState
 from policies.protocol import GateObservation, Policy, Selection
 
-torch.set_num_threads(1)
-
-MODES: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "paper": {"attention": "paper"},
-    "recompute": {"attention": "recompute"},
-    "frame": {"granularity": "frame"},
-    "previous": {"reference": "previous"},
-}
-each_mode = pytest.mark.parametrize("mode", MODES)
+each_mode = pytest.mark.parametrize("mode", STATEFUL)
 each_name = pytest.mark.parametrize("name", ["ViT", "DINOv3", "ViTDet, pooled keys"])
 
 
@@ -38,16 +28,11 @@ class Remembering(Policy):
         return Selection(mask_BN=observation.error_BN > mean_B[:, None])
 
 
-def play(model: eventful.EventfulModel, frames: list[Tensor]) -> list[Tensor]:
-    with torch.inference_mode():
-        return [model(frame) for frame in frames]
-
-
 @each_name
 @each_mode
 def test_reset_of_one_stream_is_a_flush_for_it_alone(name: str, mode: str) -> None:
     vit, frames = build(name), clip(7, streams=3)
-    batch = eventful.wrap(vit, Remembering(), **MODES[mode])
+    batch = eventful.wrap(vit, Remembering(), **STATEFUL[mode])
     play(batch, frames[:3])
     batch.reset(streams=[1])
     flushed = play(batch, frames[3:4])[0]
@@ -58,7 +43,7 @@ def test_reset_of_one_stream_is_a_flush_for_it_alone(name: str, mode: str) -> No
     rest = play(batch, frames[4:])
 
     for stream in range(3):
-        single = eventful.wrap(vit, Remembering(), **MODES[mode])
+        single = eventful.wrap(vit, Remembering(), **STATEFUL[mode])
         one = [frame[stream : stream + 1] for frame in frames]
         play(single, one[:3])
         if stream == 1:
@@ -73,8 +58,8 @@ def test_reset_of_one_stream_is_a_flush_for_it_alone(name: str, mode: str) -> No
 @each_mode
 def test_streams_leave_and_join_in_mid_run(name: str, mode: str) -> None:
     vit, frames = build(name), clip(6, streams=3)
-    model = eventful.wrap(vit, Remembering(), **MODES[mode])
-    whole = eventful.wrap(vit, Remembering(), **MODES[mode])
+    model = eventful.wrap(vit, Remembering(), **STATEFUL[mode])
+    whole = eventful.wrap(vit, Remembering(), **STATEFUL[mode])
     expected = play(whole, frames)
     play(model, frames[:2])
     assert model.state is not None
@@ -88,15 +73,10 @@ def test_streams_leave_and_join_in_mid_run(name: str, mode: str) -> None:
     assert_rows(play(model, [frame[[2, 0, 1]] for frame in frames[4:]]), expected[4:], [2, 0, 1])
 
 
-def assert_rows(ours: list[Tensor], theirs: list[Tensor], order: list[int]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other[order], atol=1e-5, rtol=1e-4)
-
-
 @each_mode
 def test_states_of_different_ages_join(mode: str) -> None:
     vit, frames = build("ViT"), clip(8, streams=2)
-    model = eventful.wrap(vit, Oldest(4), **MODES[mode])
+    model = eventful.wrap(vit, Oldest(4), **STATEFUL[mode])
     old, young = None, None
     with torch.inference_mode():
         for frame in frames[:5]:
@@ -151,12 +131,12 @@ class Budgeted(policies.BudgetedPolicy):
 @pytest.mark.parametrize("name", ["ViT", "SAM image encoder"])
 def test_every_stream_has_its_own_budget(name: str, mode: str) -> None:
     vit, frames = build(name), clip(4, streams=3)
-    batch = eventful.wrap(vit, Budgeted(torch.tensor([0.1, 0.4, 0.9])), **MODES[mode])
+    batch = eventful.wrap(vit, Budgeted(torch.tensor([0.1, 0.4, 0.9])), **STATEFUL[mode])
     expected = play(batch, frames)
     ratio = batch.macs.ratio
     assert float(ratio[0]) < float(ratio[1]) < float(ratio[2])
     for stream, budget in enumerate((0.1, 0.4, 0.9)):
-        single = eventful.wrap(vit, Budgeted(budget), **MODES[mode])
+        single = eventful.wrap(vit, Budgeted(budget), **STATEFUL[mode])
         outs = play(single, [frame[stream : stream + 1] for frame in frames])
         assert_rows(outs, [out[stream : stream + 1] for out in expected], [0])
 
@@ -165,7 +145,7 @@ def test_every_stream_has_its_own_budget(name: str, mode: str) -> None:
 def test_budgets_are_met_where_the_plan_says_so(name: str) -> None:
     """Random masks of the planned size cost what the plan says, windows and pooled cells in the mean included."""
     for mode in ("exact", "frame"):
-        model = eventful.wrap(build(name), policies.All(), **MODES[mode])
+        model = eventful.wrap(build(name), policies.All(), **STATEFUL[mode])
         layout = model.layout(clip(1)[0])
         for budget in (0.3, 0.6):
             count = layout.count(budget)
@@ -205,7 +185,7 @@ def test_a_scene_cut_flushes_the_stream_that_has_it(name: str, mode: str) -> Non
     vit, frames, other = build(name), clip(6, streams=2), clip(6, streams=2, seed=7)
     # Stream 1 jumps to another scene in frame 3.
     frames = [torch.stack([a[0], b[1] if t >= 3 else a[1]]) for t, (a, b) in enumerate(zip(frames, other, strict=True))]
-    model = eventful.wrap(vit, policies.Threshold(1.0), scene_cut=0.9, **MODES[mode])
+    model = eventful.wrap(vit, policies.Threshold(1.0), scene_cut=0.9, **STATEFUL[mode])
     ratios, flushed = [], []
     for t, frame in enumerate(frames):
         out = play(model, [frame])[0]

@@ -13,8 +13,6 @@ import policies
 from policies import Selection
 from policies.relaxation import bernoulli_entropy, bounded_probability, concrete_mask, log_probability, sample_mask
 
-torch.set_num_threads(1)
-
 
 @given(r=st.integers(0, 20), prefix=st.integers(0, 1), seed=st.integers(0, 99))
 def test_top_r_takes_the_largest_errors_and_the_prefix(r: int, prefix: int, seed: int) -> None:

@@ -12,8 +12,6 @@ from torch import nn
 import policies
 from policies import CheckpointError, LearnedPolicy, Provenance, TrainablePolicy
 
-torch.set_num_threads(1)
-
 
 class Biased(TrainablePolicy):
     """A number for each gate."""

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from doom_detector import CLASSES, outputs_for, small_detector
 from safetensors.torch import load_file
 
-from envs.doom.boxes import TOKENS, encode, token_centres
+from envs.doom.boxes import TOKENS, token_centres
 from envs.doom.detector import build_detector
-from envs.doom.labels import CLASS_NAMES
 from envs.doom.task import normalise
 from envs.task import Clip
 from train.detector import train as train_detector
@@ -16,25 +16,10 @@ from train.detector.crops import cut_windows, window_outputs
 from train.detector.frames import LabelledFrames
 from train.detector.score import score
 
-CLASSES = len(CLASS_NAMES)
-
-
-def outputs_for(targets):
-    """Detector outputs that state the targets, nearest token first come."""
-    outputs = torch.zeros(len(targets), TOKENS, CLASSES + 4)
-    outputs[..., :CLASSES] = -9
-    for b, target in enumerate(targets):
-        for box, label in zip(target["boxes"], target["labels"], strict=True):
-            n = int((token_centres() - (box[:2] + box[2:]) / 2).square().sum(1).argmin())
-            outputs[b, n, -4:] = encode(box.expand(TOKENS, 4))[n]
-            outputs[b, n, label] = 9
-    return outputs
-
 
 @pytest.fixture(scope="module")
 def detector():
-    torch.manual_seed(0)
-    return build_detector(dim=48, depth=1, heads=3).eval()
+    return small_detector()
 
 
 def test_augmented_boxes_stay_on_their_objects():

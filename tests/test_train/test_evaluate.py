@@ -32,11 +32,6 @@ from train.evaluation.rollout import Footage, batch_clips, evaluate_policy, sele
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 class Agreement:
     """Minus the mean absolute output, over the frames of the given clips."""
 

@@ -17,8 +17,6 @@ from train.estimators.protocol import WindowOptions
 from train.estimators.reinforce import ReinforceEstimator, ReinforceOptions
 from train.estimators.streams import StreamSource
 
-torch.set_num_threads(1)
-
 BUDGET = 0.3
 GRID = Layout(13, 1, (3, 4), 8, 1, "frame", tuple(m / 13 for m in range(14)))
 

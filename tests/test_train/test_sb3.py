@@ -17,14 +17,6 @@ from train.sb3 import SB3Policy
 sb3 = pytest.importorskip("stable_baselines3")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def ppo(env, **options):
     return sb3.PPO("MlpPolicy", env, seed=0, device="cpu", **options)
 

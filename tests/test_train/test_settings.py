@@ -78,7 +78,10 @@ def test_mistakes_in_former_names(text: str, overrides: list[str], message: str,
         ("estimator=reinforce noise=false", "gumbel.noise is read by estimator=gumbel only (estimator is reinforce)"),
         ("far=0.5", "reinforce.far is read by estimator=reinforce only (estimator is gumbel)"),
         ("warm_start=none oracle.lr=0.1", "oracle.lr is read by warm_start=oracle only (warm_start is none)"),
-        ("granularity=gate projections=4", "projections is read by granularity=frame only (granularity is gate)"),
+        (
+            "granularity=gate projections=4",
+            "projections is read by policy=learned and granularity=frame only (policy is learned, granularity is gate)",
+        ),
         ("attention=recompute", "attention is read by granularity=gate only (granularity is frame)"),
         (
             "estimator=reinforce warm_start=none reward=loss objective.worst=1",

@@ -11,8 +11,6 @@ from envs.task import Clip, freeze
 from train.policy import train
 from train.train_config import TrainConfig
 
-torch.set_num_threads(1)
-
 
 class Maps:
     """A task without labels around a model of the zoo."""

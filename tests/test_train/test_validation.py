@@ -14,8 +14,6 @@ from train.curves import Curve, read_curves, table
 from train.loop import history
 from train.loop.validation import Validation, as_rows
 
-torch.set_num_threads(1)
-
 
 def policy_of(engine: SelectionEngine) -> LearnedPolicy:
     policy = LearnedPolicy(1, engine.layout.dim, budgets=[0.2, 0.8])
