@@ -54,7 +54,8 @@ def test_two_processes_end_where_one_does(tmp_path, options) -> None:
     two = train(tmp_path / "two", *options, processes=2)
     start = policies.load(tmp_path / "one" / "heuristic")
     for name, value in one.state_dict().items():
-        torch.testing.assert_close(two.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
+        # Adam turns rounding in gradients near zero into parts of a step, which is 0.01.
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=0, atol=1e-4, msg=name)
     assert not torch.allclose(one.out.weight, start.out.weight, atol=1e-3), "training must have moved the policy"
 
 
