@@ -100,9 +100,7 @@ def check(config: TrainConfig) -> None:
     """
     check_read(config)
     if config.policy == LEARNED and config.policy_options:
-        raise UserError(
-            f"policy_options.{next(iter(config.policy_options))} is for a policy=MODULE:CLASS of your own only"
-        )
+        raise UserError("policy_options are read by a policy=MODULE:CLASS of your own only (policy is learned)")
     if not 0 < config.budget_min <= config.budget_max <= 1:
         raise UserError(
             f"budget_min and budget_max must satisfy 0 < min <= max <= 1, got {config.budget_min}, {config.budget_max}"

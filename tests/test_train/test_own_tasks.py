@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from footage import write_video
 
+import eventful.infer
 import policies
 from eventful.errors import UserError
 from policies import LearnedPolicy
@@ -74,7 +76,7 @@ def test_code_that_a_checkpoint_names_is_not_run(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "foreign.py").write_text("raise SystemExit('run')\n")
     foreign = LearnedPolicy(1, 8, provenance={"task": {"name": "foreign:Task", "clip_length": 3}})
-    with pytest.raises(UserError, match="task=foreign:Task; code that a file names is not run: give task=foreign:Task"):
+    with pytest.raises(UserError, match="code that a file names is not run: give task=foreign:Task"):
         completed(EvaluateConfig(), {"a": foreign})
     assert "foreign" not in sys.modules
     given = completed(EvaluateConfig(task="foreign:Task"), {"a": foreign})
@@ -84,6 +86,7 @@ def test_code_that_a_checkpoint_names_is_not_run(tmp_path: Path, monkeypatch: py
 def test_a_task_of_ones_own_by_the_command(tmp_path, monkeypatch) -> None:
     """Trained, and evaluated: the checkpoint names the class and its options, but the user has to name it again."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "own_task.py").write_text("from train_tiny import Task\n\n\nclass Own(Task):\n    pass\n")
     words = "out=run task=own_task:Own task_options.has_labels=false estimator=reinforce warm_start=none rollouts=2"
     words += " steps=1 window=3 streams=1 calibration_streams=2 calibration_frames=6 policy_budgets=[0.2,0.6] hidden=8"
@@ -96,3 +99,34 @@ def test_a_task_of_ones_own_by_the_command(tmp_path, monkeypatch) -> None:
         evaluate(config)
     comparison = evaluate(dataclasses.replace(config, task="own_task:Own"))
     assert [measure.id for measure in comparison.measures] == ["distance", "worst"], "options are the checkpoint's"
+
+
+def infer(*argv: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        eventful.infer.main([str(word) for word in argv])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_a_task_of_ones_own_in_inference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name for a heuristic; by name again for a checkpoint that was trained on it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "tiny_own.py").write_text(
+        "from tiny_task import TinyTask\n\n\nclass Own(TinyTask):\n"
+        "    def preprocess(self, frames):\n        return super().preprocess(frames[:, :32, :32])\n"
+    )
+    provenance = {"task": {"name": "tiny_own:Own", "seed": 3}, "options": {"granularity": "frame"}}
+    LearnedPolicy(1, 32, provenance=provenance).save_pretrained(tmp_path / "policy")
+    video = write_video(tmp_path / "a.mp4", 4)
+    command = [video, "--device", "cpu", "--json", "rows.jsonl"]
+    assert infer(*command, "--policy", "policy") == 2
+    assert "not run: give task=tiny_own:Own (eventful-infer: --task tiny_own:Own)" in capsys.readouterr().err
+    assert "tiny_own" not in sys.modules
+    assert infer(*command, "--policy", "policy", "--task", "tiny_own:Own") == 0
+    assert infer(*command, "--heuristic", "top-r:3", "--task", "tiny_own:Own") == 0
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
+    assert infer(*command, "--policy", "policy", "--task", "tiny_own:Other") == 2
+    assert "module 'tiny_own' has no class 'Other'" in capsys.readouterr().err

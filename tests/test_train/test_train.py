@@ -77,6 +77,7 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
         ({"policy_budgets": [0.5, 0.2]}, "must ascend"),
         ({"clip_length": 8}, "clip_length: options are for a task given by name, but the task itself is given"),
         ({"task": "distill"}, "task=distill: the task itself is given, and its name is 'tiny'"),
+        ({"policy_options": {"rows": 3}}, "policy_options are read by a policy=MODULE:CLASS of your own only"),
         ({"granularity": "gate", "projections": 4}, r"projections is read by .*granularity=frame only \(.* is gate\)"),
     ],
 )
