@@ -129,10 +129,10 @@ def enumerated(engine: SelectionEngine, policy: FewTokens, frames: int, tokens: 
 def sampled(engine: SelectionEngine, policy: FewTokens, frames: int, windows: int, far: float) -> list[torch.Tensor]:
     """The estimator's gradients of damage and cost, window by window, each (windows, parameters)."""
     source = StreamSource(engine.clips, range(4), (BUDGET, BUDGET))
-    windows = WindowOptions(frames, sharpness=1.0)
+    of_frames = WindowOptions(frames, sharpness=1.0)
     options = ReinforceOptions(rollouts=16, discount=1.0, far=far, entropy=0.0, p_min=1e-6)
     apart = Apart(policy)
-    estimator = ReinforceEstimator(engine, policy, source, apart, windows, options)  # type: ignore[arg-type]
+    estimator = ReinforceEstimator(engine, policy, source, apart, of_frames, options)  # type: ignore[arg-type]
     for k in range(windows):
         estimator.begin(f"{k}")
         estimator.window()
