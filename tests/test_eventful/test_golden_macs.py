@@ -12,7 +12,6 @@ import eventful
 import policies
 from eventful.families.vitdet import vitdet
 from eventful.macs.paper_column import Architecture, Selected, flush_macs, steady_macs, vitdet_b, vivit_b_spatial
-from eventful.video.runner import Recorder
 
 GIGA = 1e9
 FRAMES = (250, 270)
@@ -162,11 +161,11 @@ def test_ledger_of_a_vitdet_run_has_the_published_products(pool: int, mode: str)
     vit = vitdet(160, embed_dim=24, depth=2, heads=2, window=4, global_blocks=[1], kv_pool=pool)
     sizes = Architecture((10, 10), 24, 2, 2, window=4, windowed=frozenset([0]), relative=True, pool=pool)
     model = eventful.wrap(vit.eval(), policies.TopR(9), attention=mode)
-    recorder, state = Recorder(model.policy), None
+    state = None
     with torch.no_grad():
         for _ in range(2):
-            _, state = eventful.drive(model.decisions(torch.randn(1, 3, 160, 160), state), recorder.select)
-    place = recorder.selections[3].index_BM[0]
+            _, state = model.step(torch.randn(1, 3, 160, 160), state)
+    place = state.updated()[0, 3].nonzero()[:, 0]
     cells = len({(int(n) // 10 // 2, int(n) % 10 // 2) for n in place}) if pool == 2 else None
 
     counts = steady_macs(sizes, [Selected(9, 9, 9), Selected(9, 9, 9, cells)], token_wise_only=mode == "recompute")
