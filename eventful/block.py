@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eventful.attention.full import QKV
+from eventful.attention.buffers import QKV
 from eventful.attention.protocol import AttentionLayer
 from eventful.rows import Rows
 

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eventful.attention.paper import expect_paper
-from eventful.attention.protocol import GlobalLayer
 from eventful.block import Block
 from eventful.families.backbone import Backbone
 from eventful.linear.compiled import compiled_block
@@ -153,7 +151,7 @@ def _count_attention(block: Block, options: Options, ledger: MacLedger, counts: 
         block.attention.count_dense(ledger, counts, tokens)
     elif options.attention == "exact":
         block.attention.expect_exact(ledger, counts, tokens)
-    elif options.attention == "paper" and isinstance(block.attention, GlobalLayer):
-        expect_paper(block.attention, ledger, counts, tokens)
+    elif options.attention == "paper":
+        block.attention.expect_paper(ledger, counts, tokens)
     else:
         block.attention.count_dense(ledger, float(tokens), tokens)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
-from eventful.attention.full import QKV
+from eventful.attention.buffers import QKV
 from eventful.attention.per_device import PerDevice
 from eventful.macs.ledger import Amount
 from eventful.rows import Rows

@@ -16,7 +16,8 @@ from timm.layers import AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
-from eventful.attention.full import QKV, FullAttention
+from eventful.attention.buffers import QKV
+from eventful.attention.full import FullAttention
 from eventful.attention.positions import RopeTable
 from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel

@@ -16,8 +16,9 @@ from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM
 from timm.models.vision_transformer_sam import Block as TimmBlock
 from torch import Tensor, nn
 
+from eventful.attention.buffers import QKV
 from eventful.attention.cells import Cells
-from eventful.attention.full import QKV, FullAttention
+from eventful.attention.full import FullAttention
 from eventful.attention.grid import GridAttention
 from eventful.attention.pooling import KeyPooling
 from eventful.attention.positions import RelativePositions, RopeTable

@@ -13,7 +13,8 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from eventful.attention.full import QKV, FullAttention
+from eventful.attention.buffers import QKV
+from eventful.attention.full import FullAttention
 from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
