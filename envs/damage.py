@@ -166,7 +166,7 @@ class DamageMeter:
     @torch.no_grad()
     def dense(self, frame: Tensor, targets: Sequence[Target]) -> Outcome:
         """The dense model's outcome of frames (B, 3, H, W)."""
-        return self.outcome(self._backbone.vit.forward_features(frame), targets)  # type: ignore[operator]
+        return self.outcome(self._backbone.vit.forward_features(frame), targets)
 
     def outcome(self, features: Tensor, targets: Sequence[Target]) -> Outcome:
         """What final features came to; differentiable but for the metric."""

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from eventful.attention.buffers import QKV, buffered, write
 from eventful.attention.protocol import AttentionLayer
-from eventful.block import Block
-from eventful.frame_plan import FramePlan, Options
+from eventful.families.block import Block
+from eventful.frame_plan import FramePlan
 from eventful.macs.ledger import MacLedger
+from eventful.options import Options
 from eventful.rows import AllRows, Counts, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
 from policies.protocol import GateObservation, Selection
@@ -35,7 +36,7 @@ class FrameRun:
     Args:
         plan: Sizes and costs.
         options: How the model runs.
-        state: Of the streams; edited.
+        state: State of the B streams; edited in place.
         flush: Whether everything is computed without asking a policy.
         masked: Masked (training) or packed execution.
         policy_macs: MACs of the policy itself per gate and stream, beyond the error norm.
@@ -136,6 +137,10 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
     # Before the norm, x itself is what policies are shown, and may remember.
     add = torch.Tensor.add_ if after_norm and not run.masked else torch.add
     for block, state in zip(blocks, run.state.blocks, strict=True):
+        hooked = block.hooked
+        taken_BND = block.enter(x_BND)
+        # Hooks may keep what they see: it is not edited.
+        x_BND = taken_BND.clone() if hooked else taken_BND
         out_BND = yield from _attend(run, block, state, x_BND)
         rows, tokens, state.gates["proj"] = yield from run.decide(
             state.gates.get("proj"), "proj", out_BND, attention=state.attention
@@ -152,6 +157,7 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
         if not rows.empty:
             state.mlp_BND = rows.put(state.mlp_BND, block.mlp(tokens if after_norm else block.norm2(tokens)))
         x_BND = add(x_BND, buffered(state.mlp_BND))
+        x_BND = block.leave(taken_BND, x_BND).clone() if hooked else x_BND
     return x_BND
 
 
@@ -205,10 +211,11 @@ def through_frame(
     if rows.empty:
         return rows, tokens
     for block, state in zip(blocks, run.state.blocks, strict=True):
+        taken = tokens = block.enter(tokens)
         q, k, v = block.qkv(block.norm1(tokens), rows)
         write(state.attention, rows, (None, k, v))
         tokens = tokens + block.proj(block.attention.rows(q, rows, state.attention).flatten(-2))
-        tokens = tokens + block.mlp(block.norm2(tokens))
+        tokens = block.leave(taken, tokens + block.mlp(block.norm2(tokens)))
         run.ledger.add("token_wise", rows.counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
         block.attention.count_dense(run.ledger, rows.counts, rows.tokens)
     return rows, tokens

@@ -16,21 +16,13 @@ from torch import Tensor, nn
 from eventful.errors import StreamError
 from eventful.families import adapt
 from eventful.families.backbone import Backbone
-from eventful.frame_plan import (
-    AttentionMode,
-    FramePlan,
-    GatePosition,
-    Granularity,
-    Options,
-    Reference,
-    Resize,
-    make_plan,
-)
+from eventful.frame_plan import FramePlan, gates_of, make_plan
 from eventful.gates import FrameRun, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
+from eventful.options import AttentionMode, GatePosition, Options, Reference, Resize
 from eventful.state import BlockState, StreamState
 from eventful.stream_checks import check_frame, editable, matching_state, memory_without_flushed
-from policies.protocol import GateObservation, Layout, Policy, Selection
+from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
 
 Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
 Result = TypeVar("Result")
@@ -74,32 +66,51 @@ def wrap(
 
     Raises:
         UnsupportedModel: Naming the part of the model that is in the way.
+        PolicyMismatch: If the policy was made for another model.
         ValueError: If an option has a value that does not exist.
     """
     options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
-    return EventfulModel(adapt(vit), policy, options)
+    return EventfulModel(vit, policy, options)
 
 
 class EventfulModel(nn.Module):
-    """A vision transformer with state; see `wrap`."""
+    """A vision transformer with state, made by `wrap`, which says what the arguments are.
 
-    def __init__(self, backbone: Backbone, policy: Policy, options: Options) -> None:
+    What runs is what `vit` holds now. It may be copied, cast, quantised, pruned or given other layers: what was worked
+    out for its structure is worked out anew, and the next frame is a flush, when blocks or attention layers have been
+    replaced. Replacing other layers, like changing weights, shows in tokens as they are updated.
+    """
+
+    def __init__(self, vit: nn.Module, policy: Policy, options: Options) -> None:
         super().__init__()
-        self.vit = backbone.vit.eval()
+        self.vit = vit.eval()
         self.options = options
-        # Neither of these belongs into the state_dict of the backbone.
-        self.__dict__["_backbone"] = backbone
-        self.__dict__["_policy"] = policy
-        self._state: StreamState | None = None
+        self._adapted: Backbone | None = None
+        self._signature: tuple[object, ...] = ()
+        self._structure = 0
         self._plans: dict[tuple[int, int], FramePlan] = {}
+        self._state: StreamState | None = None
+        self._adapt()
+        self.policy = policy
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy holds other layers: what was made from these must not go along.
+        return self.__dict__ | {"_adapted": None, "_plans": {}}
 
     @property
     def policy(self) -> Policy:
-        """The policy in charge; may be replaced between two frames."""
+        """The policy in charge; may be replaced between two frames.
+
+        Raises:
+            PolicyMismatch: If a policy is attached that was made for another model.
+        """
         return self.__dict__["_policy"]
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
+        granularity = self.options.granularity
+        policy.check(gates_of(granularity, len(self.backbone.vit.blocks)), self.backbone.dim, granularity)
+        # A policy does not belong into the state_dict of the model.
         self.__dict__["_policy"] = policy
         if self._state is not None:
             self._state.memory = {}
@@ -113,8 +124,14 @@ class EventfulModel(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The model's parts."""
-        return self.__dict__["_backbone"]
+        """The model's parts, as they are now.
+
+        Raises:
+            UnsupportedModel: If a part was replaced by one that is not supported, naming it.
+        """
+        if self._adapted is None or not self._adapted.is_current(self.vit):
+            return self._adapt()
+        return self._adapted
 
     @property
     def state(self) -> StreamState | None:
@@ -226,22 +243,26 @@ class EventfulModel(nn.Module):
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         check_frame(frame)
         size = (frame.shape[-2], frame.shape[-1])
+        backbone = self.backbone
         if state is not None:
-            state = matching_state(frame, state, self.options.on_resize)
-        plan = self._plan(frame)
+            state = matching_state(frame, state, self.options.on_resize, self._structure)
         flush = state is None or bool(state.flush_B.all())
+        if flush:
+            backbone = backbone if backbone.is_unchanged() else self._adapt()
+            backbone.warn_of_hooks()
+        plan = self._plan(frame)
         state = self._fresh(plan, frame, state) if flush or state is None else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
-        tokens_BND = self.backbone.embed(frame).contiguous()
+        tokens_BND = backbone.embed(frame).contiguous()
         if self.options.granularity == "gate":
             out_BND = yield from through_gates(run, plan.blocks, tokens_BND)
-            features_BND = self.backbone.finish(out_BND)
+            features_BND = backbone.finish(out_BND)
         else:
             rows, tokens = yield from through_frame(run, plan.blocks, tokens_BND)
             if not rows.empty:
-                state.features_BND = rows.put(state.features_BND, self.backbone.finish(tokens))
+                state.features_BND = rows.put(state.features_BND, backbone.finish(tokens))
             # The buffer is edited in place by the next frame; what the caller holds must not change.
             features_BND = state.features_BND.clone()  # type: ignore[union-attr]
         if run.flush_B is not None:
@@ -251,7 +272,7 @@ class EventfulModel(nn.Module):
         state.flushed_B = ~none_B if flush else none_B if run.flush_B is None else run.flush_B
         state.flush_B = none_B
         state.macs = run.ledger.report()
-        return self.backbone.features(features_BND, size), state
+        return backbone.features(features_BND, size), state
 
     def _fresh(self, plan: FramePlan, frame: Tensor, state: StreamState | None) -> StreamState:
         """A state without buffers; frame numbers and the memory of the policy go on."""
@@ -259,8 +280,18 @@ class EventfulModel(nn.Module):
         size = (frame.shape[-2], frame.shape[-1])
         blocks = [BlockState() for _ in plan.blocks]
         if state is None:
-            return StreamState(blocks, flush_B, size)
-        return StreamState(blocks, flush_B, size, memory=dict(state.memory), frame=state.frame)
+            return StreamState(blocks, flush_B, size, structure=self._structure)
+        memory = dict(state.memory)
+        return StreamState(blocks, flush_B, size, memory=memory, frame=state.frame, structure=self._structure)
+
+    def _adapt(self) -> Backbone:
+        """Takes the model apart as it is now."""
+        backbone = adapt(self.vit)
+        signature = backbone.signature()
+        if self._adapted is not None or signature != self._signature:
+            self._structure += 1
+        self._adapted, self._signature, self._plans = backbone, signature, {}
+        return backbone
 
     def _plan(self, frame: Tensor) -> FramePlan:
         size = (frame.shape[-2], frame.shape[-1])

@@ -90,6 +90,7 @@ class StreamState:
         memory: What the policy remembers.
         frame: Number of frames seen.
         size: (height, width) of the frames.
+        structure: Number of the model's structure, which counts up when its layers are replaced.
     """
 
     blocks: list[BlockState]
@@ -101,6 +102,7 @@ class StreamState:
     features_BND: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     frame: int = 0
+    structure: int = 0
 
     @property
     def streams(self) -> int:
@@ -167,6 +169,8 @@ class StreamState:
             raise ValueError("cat needs at least one state")
         if any(state.size != states[0].size for state in states):
             raise ValueError(f"states of different frame sizes: {sorted({s.size for s in states})}")
+        if any(state.structure != states[0].structure for state in states):
+            raise ValueError("states from before and after layers of the model were replaced cannot be joined")
         newest = max(state.frame for state in states)
         aligned = [state._advance(newest - state.frame) for state in states]
         _fill([state.memory for state in aligned], [state.streams for state in aligned])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eventful.errors import StreamError
-from eventful.frame_plan import Resize
+from eventful.options import Resize
 from eventful.state import StreamState
 
 
@@ -25,8 +25,14 @@ def check_frame(frame: Tensor) -> None:
         raise StreamError("the frame has NaN or infinite pixels")
 
 
-def matching_state(frame: Tensor, state: StreamState, on_resize: Resize) -> StreamState | None:
-    """The state, or None where a frame of another size makes everything anew.
+def matching_state(frame: Tensor, state: StreamState, on_resize: Resize, structure: int) -> StreamState | None:
+    """The state, or None where everything is made anew: another frame size, or a model with other layers.
+
+    Args:
+        frame: (B, 3, H, W).
+        state: What the preceding frame left.
+        on_resize: What a frame of another size does.
+        structure: Number of the model's structure.
 
     Raises:
         StreamError: If the frame has another number of streams, or another size and `on_resize` is "error".
@@ -36,6 +42,8 @@ def matching_state(frame: Tensor, state: StreamState, on_resize: Resize) -> Stre
             f"the frame has {frame.shape[0]} streams, the state {state.streams}: reset() or select() first"
         )
     size = (frame.shape[-2], frame.shape[-1])
+    if structure != state.structure:
+        return None
     if size == state.size:
         return state
     if on_resize == "flush":

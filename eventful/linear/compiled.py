@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eventful.block import Block
+from eventful.families.block import Block
 
 
 def compiled_block(block: Block, backend: str) -> Block:

@@ -94,6 +94,14 @@ class MacLedger:
 
 
 def linear_macs(*modules: nn.Module | None) -> float:
-    """MACs per token of the linear layers in token-wise modules."""
-    layers = (m for module in modules if module is not None for m in module.modules())
-    return float(sum(m.in_features * m.out_features for m in layers if isinstance(m, nn.Linear)))
+    """MACs per token of the linear layers in token-wise modules: `nn.Linear`, quantised ones, adapters around one."""
+    total = 0.0
+    for module in modules:
+        sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        if module is None:
+            continue
+        if isinstance(sizes[0], int) and isinstance(sizes[1], int):
+            total += sizes[0] * sizes[1]
+        else:
+            total += linear_macs(*module.children())
+    return total
