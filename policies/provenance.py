@@ -55,7 +55,7 @@ class Provenance:
         return cls(str(task.pop("name", "")), task, options, str(value.get("policy", "")))
 
     def to_dict(self) -> dict[str, Any]:
-        """As `of` reads it."""
+        """The plain data that `of` reads."""
         task = {"name": self.task, **self.task_options} if self.task else {}
         kept = {"format": FORMAT, "task": task, "options": dict(self.options)}
         return kept | ({"policy": self.policy} if self.policy else {})
