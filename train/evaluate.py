@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Compariso
 
     Args:
         config: What to evaluate.
-        task: Where; by default the one that the config or the checkpoint names.
+        task: Task to evaluate on; by default the one that the config or the checkpoint names.
 
     Raises:
         UserError: For settings that do not fit together, the checkpoint or the machine.
