@@ -52,7 +52,7 @@ class SelectionEngine:
     """Steps B streams of a task's clips.
 
     Args:
-        granularity: `frame` for one decision per frame, or `gate` for one at each gate.
+        granularity: Decisions to make: `frame` for one per frame, or `gate` for one at each gate.
         task: A task, or the name of an installed one.
         split: Name of the split whose clips are played.
         budget: Target share of the dense MACs, or a range from which each episode draws, log-uniformly.
@@ -114,7 +114,7 @@ class SelectionEngine:
         """Lets streams begin anew: each gets its flush, and stands at its first decision.
 
         Args:
-            starts: Where each stream begins anew; those that are not mentioned stay where they are.
+            starts: New clip, frame and budget by stream; streams that are not mentioned stay where they are.
 
         Raises:
             StreamError: If one of them is in the middle of a frame that it shares with streams that stay.
@@ -133,7 +133,7 @@ class SelectionEngine:
 
         Args:
             mask_BN: Tokens to update (bool). Prefix tokens are always updated, whatever the mask says.
-            starts: Where streams begin anew instead; their rows of the mask are ignored.
+            starts: New clip, frame and budget of streams that begin anew instead; their rows of the mask are ignored.
 
         Returns:
             Scores of the streams whose frame is complete.

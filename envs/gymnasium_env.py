@@ -31,7 +31,7 @@ class SelectionEnv(gymnasium.Env[Observation, Action]):
     """One stream.
 
     Args:
-        render_mode: `rgb_array` for pictures, None for none.
+        render_mode: Kind of rendering: `rgb_array` for pictures, None for none.
         **options: Arguments of `envs.engine.SelectionEngine`.
     """
 

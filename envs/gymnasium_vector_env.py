@@ -28,7 +28,7 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
 
     Args:
         num_envs: Number B of streams.
-        render_mode: `rgb_array` for pictures, None for none.
+        render_mode: Kind of rendering: `rgb_array` for pictures, None for none.
         **options: Arguments of `envs.engine.SelectionEngine`.
 
     Raises:

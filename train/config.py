@@ -146,7 +146,7 @@ def _rename(cls: Any, values: dict[str, Any], origin: str, given: dict[str, tupl
         cls: Dataclass of the config.
         values: Values that one source gives, by name; edited in place.
         origin: Name of the source, for messages.
-        given: What the file, or the command line, has said so far: by name of now, the name used and the value.
+        given: Settings from the file, or the command line, so far: by name of now, the name used and the value.
 
     Raises:
         UserError: If one setting has different values under both names.

@@ -36,7 +36,7 @@ class CurvesConfig:
     Attributes:
         runs: Folders of runs by label, as `runs.LABEL=[FOLDER,FOLDER]`; those of one label differ in their seeds.
         out: Path of the picture.
-        reward: What the runs were rewarded for, in words.
+        reward: Reward of the runs, in words, for the label of the axis.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)

@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Compariso
     """Runs, or goes on running, an evaluation and writes its tables and plots.
 
     Args:
-        config: What to evaluate.
+        config: Settings of the evaluation.
         task: Task to evaluate on; by default the one that the config or the checkpoint names.
 
     Raises:

@@ -37,8 +37,8 @@ class EvaluateConfig(TaskConfig):
         policies: Policies to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per
             frame; `MODULE:FUNCTION` is a function of your own that takes a budget and returns a policy.
         seeds: Seeds of the random policy.
-        granularity: `gate` or `frame`; that of the checkpoint's training if null (`frame` without a checkpoint).
-        attention: Attention update with granularity `gate`; that of the checkpoint's training if null.
+        granularity: Decisions per `gate` or per `frame`; as in the checkpoint's training if null (`frame` without one).
+        attention: Attention update with granularity `gate`; as in the checkpoint's training if null.
         calibration_split: Name of the split on which the heuristics are set to their budgets.
         calibration_streams: Number of clips of that split.
         calibration_frames: Number of frames of each of these clips.
@@ -49,7 +49,7 @@ class EvaluateConfig(TaskConfig):
         cache_mb: Memory for the dense model's outputs, in MiB; what does not fit is computed again for every policy.
         bootstrap: Number of resamples of the clips for the intervals.
         bootstrap_seed: Seed of the resamples.
-        tolerance: How much worse than the dense model is as good: relative for a metric, absolute for a distance.
+        tolerance: Loss against the dense model that counts as none: relative for a metric, absolute for a distance.
         latency: Whether the learned policy and top-r are timed against the dense model.
         latency_frames: Number of timed frames.
         plots: Whether pictures are drawn (needs matplotlib).

@@ -24,9 +24,9 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     Attributes:
         out: Folder for everything that is written.
         estimator: Gradient estimator, `gumbel` or `reinforce`.
-        granularity: `frame` for one decision per frame, or `gate` for three in every block.
+        granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
-        policy: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
+        policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
         projections: Number of learned projections of each token's last output.

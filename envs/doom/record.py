@@ -62,7 +62,7 @@ class Recording:
         classes: Class of each box (K,), int64.
         counts: Number of boxes of each frame (T,), int64.
         camera: Whether the camera moves: `standing` or `moving`.
-        style: How the player moved, one of `envs.doom.player.STYLES`.
+        style: Style in which the player moved, one of `envs.doom.player.STYLES`.
     """
 
     frames: NDArray[np.uint8]

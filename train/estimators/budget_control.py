@@ -33,7 +33,7 @@ class BudgetOptions:
     """Settings of `BudgetControl`.
 
     Attributes:
-        budget_gain: How far thresholds move per window to bring the mean spending to the budget, in log threshold per
+        budget_gain: Step of the thresholds per window that brings the mean spending to the budget, in log threshold per
             relative excess of all streams' windows together.
         price_momentum: Weight of the past windows in the running means from which the price of a MAC follows.
 
@@ -101,9 +101,9 @@ class BudgetControl:
         self._policy.table.nudge(both_B2[:, 0], self._gain * excess_B / len(excess_B))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For checkpoints."""
+        """The state for a checkpoint."""
         return {"slopes": self._slopes}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """From a checkpoint."""
+        """Takes over the state of a checkpoint."""
         self._slopes = state["slopes"]

@@ -53,7 +53,7 @@ class Record:
         policy_U: Mean share of the dense MACs that the policy itself costs, part of `share_U`.
         distance_U: Mean token distance to the dense model (1 - cosine).
         worst_U: Mean over frames of the mean over the 20 worst tokens.
-        age_max_U: Most frames that a token went without an update.
+        age_max_U: Largest number of frames that a token went without an update.
         rates_G: Share of the tokens that each gate selects.
         metric_R: The task's metric of the sample and each resample; empty for tasks without labels.
         seconds: Duration of the run in seconds.
@@ -81,7 +81,7 @@ class Latency:
 
     Attributes:
         key: Key of the policy.
-        frames: Timed frames.
+        frames: Number of timed frames.
         dense_ms: Quartiles of the dense model's times.
         eventful_ms: Quartiles of the eventful model's times.
         speedup: Quartiles of the ratios dense / eventful, frame by frame.
