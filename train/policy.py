@@ -49,8 +49,8 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
     """Trains a policy; returns the folder of its checkpoint.
 
     Args:
-        config: How to train.
-        task: What to train on; by default the one that the config names. The checkpoint records its name alone, so
+        config: Settings of the training.
+        task: Task to train on; by default the one that the config names. The checkpoint records its name alone, so
             whoever evaluates it gives the task again.
 
     Raises:
@@ -217,7 +217,7 @@ class _Run:
             )
 
     def _rewarded(self) -> Objective:
-        """What sampled masks are rewarded for."""
+        """The objective that sampled masks are rewarded for."""
         reward = self._config.reward
         return self._config.objective if reward == "fidelity" else PRESETS[reward]
 

@@ -23,35 +23,35 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
 
     Attributes:
         out: Folder for everything that is written.
-        estimator: `gumbel` or `reinforce`.
-        granularity: `frame`, one decision per frame, or `gate`, three in every block.
+        estimator: Gradient estimator, `gumbel` or `reinforce`.
+        granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
-        policy: `learned`, or a class of your own, `MODULE:CLASS` of a `policies.TrainablePolicy` (docs/policies.md).
+        policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
-        projections: Learned projections of each token's last output.
+        projections: Number of learned projections of each token's last output.
         policy_budgets: Budgets at which the policy's thresholds are calibrated.
         objective: Weights of the loss terms.
         gumbel: Settings of the Gumbel estimator.
         reinforce: Settings of the REINFORCE estimator.
-        reward: What sampled masks are rewarded for (reinforce), and what the validation shows: `fidelity`, which is the
+        reward: Reward of sampled masks (reinforce), which the validation shows, too: `fidelity`, which is the
             objective, `loss` or `metric`.
-        warm_start: `none`, `oracle`, or the folder of a policy checkpoint.
+        warm_start: Start of the training: `none`, `oracle`, or the folder of a policy checkpoint.
         oracle: Settings of the oracle warm start.
-        steps: Windows, one optimiser step each.
-        streams: Streams side by side.
-        segment: Windows between two checkpoints.
+        steps: Number of windows, one optimiser step each.
+        streams: Number of streams side by side.
+        segment: Number of windows between two checkpoints.
         lr: Peak learning rate.
         clip: Largest gradient norm.
-        budget_min: Smallest budget in training.
-        budget_max: Largest budget in training.
-        calibration_streams: Clips on which the trained policy is set to its budgets; the calibrations before training
-            use half of them.
-        calibration_frames: Frames of each; before training, a third of them.
-        minutes: End training after this long in total, at the next checkpoint; 0 for no limit.
-        seed: Of everything random.
-        device: `cpu`, `cuda`, ...
-        threads: Of the CPU; 0 for torch's own choice.
+        budget_min: Smallest budget in training, a share of the dense MACs.
+        budget_max: Largest budget in training, a share of the dense MACs.
+        calibration_streams: Number of clips on which the trained policy is set to its budgets; the calibrations before
+            training use half of them.
+        calibration_frames: Number of frames of each of these clips; before training, a third of them.
+        minutes: Minutes of training after which it ends, at the next checkpoint; 0 for no limit.
+        seed: Seed of everything random.
+        device: Name of the device: `cpu`, `cuda`, ...
+        threads: Number of CPU threads; torch's own choice if 0.
     """
 
     out: str = "runs/policy"

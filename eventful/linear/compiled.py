@@ -23,8 +23,8 @@ def compiled_block(block: Block, backend: str) -> Block:
     """The block with its token-wise parts compiled.
 
     Args:
-        block: As a family made it.
-        backend: Of `torch.compile`.
+        block: Block as a family made it.
+        backend: Backend of `torch.compile`.
     """
     return dataclasses.replace(
         block,

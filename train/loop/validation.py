@@ -22,7 +22,7 @@ from policies import ThresholdTable, TrainablePolicy
 from train.calibration import solve_shift
 
 TOLERANCE = 0.01
-"""Of log share against log budget."""
+"""Largest distance of log share from log budget."""
 
 STEPS = 10
 """Trials per budget at most."""
@@ -35,7 +35,7 @@ class ValidationPoint:
     Attributes:
         budget: Asked share of the dense MACs.
         share: Realised share.
-        reward: Mean over streams and frames, in units of the engine's reward.
+        reward: Mean reward over streams and frames, in units of the engine's reward.
         distance: Mean token distance to the dense model.
     """
 
@@ -52,12 +52,12 @@ class Validation:
     """Rolls policies out in an environment of validation clips.
 
     Args:
-        engine: Of the validation clips.
-        learned: The policy in training.
-        heuristic: The same policy before training.
-        budgets: K budgets at which to look.
-        streams: B clips at most.
-        frames: T frames of each at most, the flush included.
+        engine: Environments of the validation clips.
+        learned: Policy in training.
+        heuristic: Policy as it was before training.
+        budgets: K target shares of the dense MACs at which to look.
+        streams: Largest number B of clips.
+        frames: Largest number T of frames of each clip, the flush included.
 
     Raises:
         ValueError: If no clip has two frames.
@@ -81,7 +81,7 @@ class Validation:
         self._heuristic = self._points(heuristic.to(next(learned.parameters()).device))
 
     def points(self) -> ValidationPoints:
-        """Of both policies, by budget."""
+        """Points of both policies, by budget."""
         return {"learned": self._points(self._learned), "heuristic": self._heuristic}
 
     @torch.no_grad()
