@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.protocol import GateObservation, Layout
+from policies.protocol import GateObservation, Layout, PolicyMismatch
 
 SCALARS = (
     "error",
@@ -32,6 +32,35 @@ _TINY = 1e-6
 def log_error(observation: GateObservation) -> Tensor:
     """log ||c - u|| (B, N), float32; errors below 1e-6 count as 1e-6."""
     return observation.error_BN.detach().clamp(min=_TINY).log()
+
+
+def weighted_log_error(observation: GateObservation, exponent: float, floor: float, window: int = 5) -> Tensor:
+    """How much a token has changed, weighed by how much the consumer cared for its surroundings (B, N), float32.
+
+        log ||c - u||  +  exponent * log(s + floor),   s = max of saliency over the window x window neighbourhood
+
+    Args:
+        observation: At a gate.
+        exponent: How much saliency counts; 0 for the plain `log_error`, which needs none.
+        floor: Added to the saliency, so that what nobody looked at can still be seen to change.
+        window: Side of the neighbourhood on the grid, odd; prefix tokens have none, and keep their own saliency.
+
+    Raises:
+        PolicyMismatch: If the exponent is not 0 and nobody says what the consumer cares for.
+        ValueError: If the floor is not positive or the window is not odd.
+    """
+    if floor <= 0:
+        raise ValueError(f"floor must be positive, got {floor}")
+    if exponent == 0:
+        return log_error(observation)
+    saliency_BN = observation.saliency_BN
+    if saliency_BN is None:
+        raise PolicyMismatch(
+            "the policy weighs errors by saliency, which the model does not supply: "
+            "eventful.wrap(..., saliency=task.saliency)"
+        )
+    around_BN = largest_around(saliency_BN.detach().float(), observation.layout, window)
+    return log_error(observation) + exponent * (around_BN + floor).log()
 
 
 @torch.no_grad()
@@ -72,8 +101,21 @@ def neighbourhood(x_BN: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
     grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
     mean = F.avg_pool2d(grid_B1hw, 3, stride=1, padding=1, count_include_pad=False)
-    largest = F.max_pool2d(grid_B1hw, 3, stride=1, padding=1)
-    return torch.cat([prefix_BP, mean.flatten(1)], 1), torch.cat([prefix_BP, largest.flatten(1)], 1)
+    return torch.cat([prefix_BP, mean.flatten(1)], 1), largest_around(x_BN, layout, 3)
+
+
+def largest_around(x_BN: Tensor, layout: Layout, window: int) -> Tensor:
+    """Maximum over the window x window neighbourhood on the grid (B, N); prefix tokens keep their own value.
+
+    Raises:
+        ValueError: If the window is not odd and positive.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"a window must be odd, so that it has a middle, got {window}")
+    prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
+    grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
+    largest = F.max_pool2d(grid_B1hw, window, stride=1, padding=window // 2)
+    return torch.cat([prefix_BP, largest.flatten(1)], 1)
 
 
 def attention_received(observation: GateObservation) -> Tensor:
