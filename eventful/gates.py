@@ -9,7 +9,7 @@ Shape suffixes: B streams, N tokens, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from policies.protocol import GateObservation, Selection
 Decisions = Generator[GateObservation, Selection, Tensor]
 Kind = Literal["qkv", "proj", "mlp", "frame"]
 Filled = TypeVar("Filled")
+Result = TypeVar("Result")
 
 
 class FrameRun:
@@ -98,6 +99,8 @@ class FrameRun:
             output_BND=output_BND,
             key_BNHd=None if attention is None else attention.k_BNHd,
             query_BNHd=None if attention is None else attention.q_BNHd,
+            saliency_BN=self.state.saliency_BN,
+            saliency_before_BN=self.state.saliency_before_BN,
         )
         selection = yield observation
         rows = rows_of(selection, N, self.flush_B, self.masked)
@@ -237,3 +240,15 @@ def _filled(tensor: Filled | None) -> Filled:
     if tensor is None:
         raise ValueError("an eventful block was asked for a buffer that no flush has filled")
     return tensor
+
+
+def drive(
+    generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]
+) -> Result:
+    """Runs a generator of decisions to its end and returns its result."""
+    try:
+        observation = next(generator)
+        while True:
+            observation = generator.send(decide(observation))
+    except StopIteration as stop:
+        return stop.value

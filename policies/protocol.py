@@ -95,6 +95,7 @@ class GateObservation:
         query_BNHd: Buffered queries, likewise.
         saliency_BN: How much the consumer cared for each token in the last frame's outputs, in [0, 1]; 1 for prefix
             tokens. None where nobody says.
+        saliency_before_BN: The same one frame earlier; equal to it after a flush.
     """
 
     layout: Layout
@@ -110,6 +111,7 @@ class GateObservation:
     key_BNHd: Tensor | None = None
     query_BNHd: Tensor | None = None
     saliency_BN: Tensor | None = None
+    saliency_before_BN: Tensor | None = None
 
     @cached_property
     def error_BN(self) -> Tensor:
