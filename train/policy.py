@@ -27,6 +27,7 @@ from envs.task import VideoTask
 from eventful import cli
 from eventful.devices import device_named
 from eventful.errors import UserError
+from eventful.tasks import saliency_of
 from eventful.user_code import policy_class
 from policies import All, LearnedPolicy, TrainablePolicy
 from policies import load as load_policy
@@ -69,7 +70,13 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
             task = make_task(config) if task is None else task
             task.clips("train")
         task.model.to(device)
-        model = eventful.wrap(task.model, All(), granularity=config.granularity, attention=config.attention)
+        model = eventful.wrap(
+            task.model,
+            All(),
+            granularity=config.granularity,
+            attention=config.attention,
+            saliency=saliency_of(task),
+        )
         return _Run(config, task, model, ranks).run()
 
 
