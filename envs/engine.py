@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import eventful
+from envs.damage import default_kind
 from envs.episodes import Episodes, Start
 from envs.lockstep import Lockstep, Slot
 from envs.observation import feature_names, gate_features
@@ -26,7 +27,7 @@ from envs.scoring import FrameScore, FrameScorer
 from envs.task import Clip, VideoTask
 from eventful.errors import StreamError
 from eventful.state import StreamState
-from eventful.tasks import load_task
+from eventful.tasks import load_task, saliency_of
 from policies.heuristics import Nothing
 from policies.protocol import GateObservation, Granularity, Policy
 
@@ -56,7 +57,8 @@ class SelectionEngine:
         task: A task, or the name of an installed one.
         split: Name of the split whose clips are played.
         budget: Target share of the dense MACs, or a range from which each episode draws, log-uniformly.
-        reward: A `Reward`, the name of its kind, or a mapping of its attributes.
+        reward: A `Reward`, the name of its kind, or a mapping of its attributes. Where no kind is given it
+            is `output` for tasks that offer `output_distance`, `fidelity` for others.
         task_options: Options of a task that is given by name.
         model_options: Options of `eventful.wrap`, such as `{"attention": "recompute"}`.
         policy: Policy whose own MACs go into the ledger, or None; it is never asked.
@@ -64,7 +66,8 @@ class SelectionEngine:
         cache_mb: Memory for the dense model's results, in MiB.
 
     Raises:
-        ValueError: If an argument is out of range, or the reward needs labels that the task does not have.
+        ValueError: If an argument is out of range, or the reward needs labels, or a distance of outputs, that the task
+            does not have.
         UserError: If there is no such task.
     """
 
@@ -74,7 +77,7 @@ class SelectionEngine:
         task: VideoTask | str = "doom",
         split: str = "train",
         budget: float | Sequence[float] = 0.1,
-        reward: str | Mapping[str, Any] | Reward = "fidelity",
+        reward: str | Mapping[str, Any] | Reward | None = None,
         task_options: Mapping[str, Any] | None = None,
         model_options: Mapping[str, Any] | None = None,
         policy: Policy | None = None,
@@ -82,11 +85,14 @@ class SelectionEngine:
         cache_mb: int = 512,
     ) -> None:
         self.task: VideoTask = load_task(task, **(task_options or {})) if isinstance(task, str) else task
-        self.reward = Reward.of(reward)
+        self.reward = Reward.of(reward, default_kind(self.task))
         labels = _labels(self.task, self.reward, score_labels)
         self.episodes = Episodes(self.task.clips(split), budget)
         self.model = eventful.wrap(
-            self.task.model, policy or Nothing(), granularity=granularity, **(model_options or {})
+            self.task.model,
+            policy or Nothing(),
+            granularity=granularity,
+            **{"saliency": saliency_of(self.task), **(model_options or {})},
         )
         self._scorer = FrameScorer(self.task, self.model, self.reward, labels, cache_mb)
         self.layout = self.model.layout(self._inputs([Slot(0, 0, 1.0)]))

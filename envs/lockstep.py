@@ -13,8 +13,9 @@ from torch import Tensor
 
 from envs.observation import selection
 from eventful.errors import StreamError
+from eventful.gates import drive
 from eventful.macs.ledger import FrameMacs
-from eventful.model import EventfulModel, Step, drive
+from eventful.model import EventfulModel, Step
 from eventful.state import StreamState
 from policies.protocol import GateObservation, Selection
 

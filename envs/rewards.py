@@ -2,9 +2,9 @@
 
     reward = - damage / scale - weight * cost
 
-`damage` is that of `envs.damage`, by kind of reward: `fidelity` (distances of the final tokens, no labels needed),
-`loss` (task loss above the dense model's) or `metric` (the frame's task metric below the dense model's; not
-differentiable), or any `Objective`.
+`damage` is that of `envs.damage`, by kind of reward: `output` (distances of the outputs, for tasks that offer them),
+`fidelity` (distances of the final tokens), `loss` (task loss above the dense model's) or `metric` (the frame's task
+metric below the dense model's; not differentiable), or any `Objective`. Distances need no labels.
 
 `cost`, with the share of the dense MACs that the frame took (the ledger's, policy and gates included):
 
@@ -25,7 +25,7 @@ from envs.damage import PRESETS, Damage, Objective
 
 Cost = Literal["budget", "share"]
 
-SCALES = {"fidelity": 0.1}
+SCALES = {"fidelity": 0.1, "output": 0.025}
 """Damage that is worth one unit of reward, by kind, where it is not 1."""
 
 
@@ -34,8 +34,9 @@ class Reward:
     """A reward; see the module's docstring.
 
     Attributes:
-        kind: What counts as damage: `fidelity`, `loss` or `metric`; or an `Objective` (`of` takes its weights too).
-        scale: Damage worth one unit of reward; None for 0.1 with kind "fidelity" and 1 otherwise.
+        kind: What counts as damage: `output`, `fidelity`, `loss` or `metric`; or an `Objective` (`of` takes its weights
+            too).
+        scale: Damage worth one unit of reward; None for 0.1 with kind "fidelity", 0.025 with "output", 1 otherwise.
         cost: What counts as cost: `budget` or `share`.
         weight: Of the cost.
 
@@ -59,21 +60,25 @@ class Reward:
             raise ValueError(f"the weight of the cost must not be negative, got {self.weight}")
 
     @classmethod
-    def of(cls, value: str | Mapping[str, Any] | Reward) -> Reward:
+    def of(cls, value: str | Mapping[str, Any] | Reward | None, kind: str = "fidelity") -> Reward:
         """From the name of a kind, from a mapping of attributes, or as it is.
+
+        Args:
+            value: What is said of the reward; None for nothing.
+            kind: Where none is given.
 
         Raises:
             ValueError: If a key or value does not exist.
         """
         if isinstance(value, Reward):
             return value
-        if isinstance(value, str):
-            return cls(kind=value)
+        if value is None or isinstance(value, str):
+            return cls(kind=value or kind)
         unknown = sorted(set(value) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f"a reward has no {unknown[0]!r}; it has {', '.join(cls.__dataclass_fields__)}")
-        kind = value.get("kind", "fidelity")
-        return cls(**{**value, "kind": Objective(**kind) if isinstance(kind, Mapping) else kind})
+        given = value.get("kind", kind)
+        return cls(**{**value, "kind": Objective(**given) if isinstance(given, Mapping) else given})
 
     @property
     def objective(self) -> Objective:

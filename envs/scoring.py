@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.damage import DamageMeter, Outcome
+from envs.damage import Damage, DamageMeter, Outcome
 from envs.rewards import Reward
 from envs.task import Target, VideoTask
 from eventful.macs.ledger import FrameMacs
@@ -40,6 +40,8 @@ class FrameScore:
         rates_G: Share of the tokens that each gate selected.
         labelled: `loss`, `dense_loss`, `metric`, `dense_metric`, as far as there are any.
         damage_N: Damage at each token, in units of reward; None where it is one of the whole frame.
+        output: `distance` (mean) and `worst` (mean of the 20 worst tokens) of the outputs to the dense model's, if the
+            reward has them.
     """
 
     reward: float
@@ -50,12 +52,13 @@ class FrameScore:
     rates_G: np.ndarray
     labelled: dict[str, float] = field(default_factory=dict)
     damage_N: Tensor | None = None
+    output: dict[str, float] = field(default_factory=dict)
 
     def info(self) -> dict[str, Any]:
         """As the environments report it."""
         fidelity = {"distance": self.distance, "worst": self.worst}
         scores = {"share": self.share, "macs": dict(self.macs), "fidelity": fidelity, "rates": self.rates_G.copy()}
-        return scores | self.labelled
+        return scores | self.labelled | ({"output": dict(self.output)} if self.output else {})
 
 
 class FrameScorer:
@@ -71,7 +74,8 @@ class FrameScorer:
 
     def __init__(self, task: VideoTask, model: EventfulModel, reward: Reward, labels: bool, cache_mb: int) -> None:
         self.reward, self.dense_frames = reward, 0
-        self._meter = DamageMeter(task, model.backbone, loss=labels, metric=labels)
+        outputs = reward.objective.needs_outputs
+        self._meter = DamageMeter(task, model.backbone, loss=labels, metric=labels, output=outputs)
         self._limit = cache_mb * 2**20
         self._cache: OrderedDict[FrameKey, Outcome] = OrderedDict()
         self._held = 0
@@ -115,6 +119,7 @@ class FrameScorer:
                 rates_G=rates[b],
                 labelled=labelled[b],
                 damage_N=None if damage_BN is None else damage_BN[b],
+                output=_output(damage, b),
             )
             for b in range(len(rewards))
         ]
@@ -140,6 +145,12 @@ class FrameScorer:
             self._cache.move_to_end(key)
         while self._held > self._limit:
             self._held -= self._cache.popitem(last=False)[1].nbytes
+
+
+def _output(damage: Damage, stream: int) -> dict[str, float]:
+    if damage.output_B is None or damage.output_worst_B is None:
+        return {}
+    return {"distance": float(damage.output_B[stream]), "worst": float(damage.output_worst_B[stream])}
 
 
 def _labelled(outcome: Outcome, prefix: str = "") -> list[dict[str, float]]:

@@ -4,6 +4,8 @@ A task knows nothing of eventful inference or of policies. It supplies a `timm` 
 `forward` returns what the task scores (for dense prediction the model's `head` is a token-wise module), so that
 `eventful.wrap(task.model, policy)` can stand in for it everywhere.
 
+What a task may offer besides are the methods of `OptionalParts`: each is looked for by name.
+
 Shape suffixes: B streams, T frames, C channels, H height, W width, N tokens, D channels of a token.
 """
 
@@ -101,6 +103,35 @@ class VideoTask(Protocol):
         Returns:
             For detection, dicts with `box` [x1, y1, x2, y2], `label` (class name) and `score`.
         """
+
+
+class OptionalParts(Protocol):
+    """What a task may offer besides, each of them for itself; an attribute that is None counts as not offered.
+
+    N is the number of patch tokens, row by row, without class and register tokens; what is one of the whole frame, as
+    the class probabilities of a classifier, is (B, 1).
+    """
+
+    def token_loss(self, outputs: Any, targets: Sequence[Target]) -> Tensor:
+        """Each token's part of the loss (B, N), prefix tokens included: tells REINFORCE where a loss comes from."""
+
+    def frame_metric(self, outputs: Any, targets: Sequence[Target]) -> Tensor:
+        """A measure of single frames (B,), NaN where a frame has none, if the metric of one frame says little."""
+
+    def output_distance(self, outputs: Any, dense_outputs: Any) -> Tensor:
+        """How far the outputs are from the dense model's on the same frame, at each token: (B, N) or (B, 1).
+
+        0 for equal outputs, bounded, in units that its docstring states; needs no labels. For training with gradients
+        it must have some (`envs.output_distance` has distances to make it of). Outputs must be tensors.
+        """
+
+    def saliency(self, outputs: Any) -> Tensor:
+        """How much the consumer of the outputs cares for each token: (B, N) or (B, 1), in [0, 1]."""
+
+
+def offers(task: VideoTask, part: str) -> bool:
+    """Whether a task offers one of the `OptionalParts`."""
+    return getattr(task, part, None) is not None
 
 
 def freeze(model: nn.Module) -> nn.Module:

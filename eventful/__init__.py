@@ -6,8 +6,9 @@
 """
 
 from eventful.errors import EventfulError, StreamError, UnsupportedModel
+from eventful.gates import drive
 from eventful.macs.ledger import FrameMacs
-from eventful.model import EventfulModel, drive, wrap
+from eventful.model import EventfulModel, wrap
 from eventful.state import StreamState
 
 __all__ = [

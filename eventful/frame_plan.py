@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
+from eventful.families import adapt
 from eventful.families.backbone import Backbone
 from eventful.families.block import Block
 from eventful.linear.compiled import compiled_block
@@ -40,6 +42,8 @@ class FramePlan:
 
 
 GATES_PER_BLOCK = 3
+KEPT_PLANS = 32
+"""Frame sizes whose plans are kept."""
 
 
 def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
@@ -61,6 +65,63 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
         tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights, dense=dense
     )
     return FramePlan(blocks, layout, dense, embed, head)
+
+
+class Plans:
+    """A model taken apart, and its plans by frame size: made anew where the model has other layers than it had.
+
+    Args:
+        vit: The model.
+        options: How it runs.
+
+    Attributes:
+        structure: Counts up whenever layers have been replaced by others; copies of a model start with the same number.
+
+    Raises:
+        UnsupportedModel: Naming the part of the model that is in the way.
+    """
+
+    def __init__(self, vit: nn.Module, options: Options) -> None:
+        self._options = options
+        self.structure = 0
+        self._signature: tuple[object, ...] = ()
+        self._backbone: Backbone | None = None
+        self._plans: dict[tuple[int, int], FramePlan] = {}
+        self.backbone(vit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied model holds other layers: what was made from these must not go along.
+        return self.__dict__ | {"_backbone": None, "_plans": {}}
+
+    def backbone(self, vit: nn.Module, thorough: bool = False) -> Backbone:
+        """The model's parts as they are now.
+
+        Args:
+            vit: The model.
+            thorough: Whether to look for replaced layers of any kind, not for blocks and attention alone.
+
+        Raises:
+            UnsupportedModel: If a part was replaced by one that is not supported, naming it.
+        """
+        known = self._backbone
+        if known is not None and known.is_current(vit) and not (thorough and not known.is_unchanged()):
+            return known
+        made = adapt(vit)
+        signature = made.signature()
+        if known is not None or signature != self._signature:
+            self.structure += 1
+        self._backbone, self._signature, self._plans = made, signature, {}
+        return made
+
+    def plan(self, vit: nn.Module, frame: Tensor) -> FramePlan:
+        """The plan for frames like this one (B, 3, H, W)."""
+        backbone = self.backbone(vit)
+        size = (frame.shape[-2], frame.shape[-1])
+        if size not in self._plans:
+            if len(self._plans) > KEPT_PLANS:
+                self._plans.clear()
+            self._plans[size] = make_plan(backbone, self._options, frame)
+        return self._plans[size]
 
 
 def gates_of(granularity: Granularity, blocks: int) -> int:

@@ -9,8 +9,8 @@ Shape suffixes: B streams, N tokens, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Literal
+from collections.abc import Callable, Generator, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from policies.protocol import GateObservation, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
 Kind = Literal["qkv", "proj", "mlp", "frame"]
+Result = TypeVar("Result")
 
 
 class FrameRun:
@@ -97,6 +98,8 @@ class FrameRun:
             output_BND=output_BND,
             key_BNHd=None if attention is None else attention.k_BNHd,
             query_BNHd=None if attention is None else attention.q_BNHd,
+            saliency_BN=self.state.saliency_BN,
+            saliency_before_BN=self.state.saliency_before_BN,
         )
         selection = yield observation
         rows = rows_of(selection, N, self.flush_B, self.masked)
@@ -219,3 +222,15 @@ def through_frame(
         run.ledger.add("token_wise", rows.counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
         block.attention.count_dense(run.ledger, rows.counts, rows.tokens)
     return rows, tokens
+
+
+def drive(
+    generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]
+) -> Result:
+    """Runs a generator of decisions to its end and returns its result."""
+    try:
+        observation = next(generator)
+        while True:
+            observation = generator.send(decide(observation))
+    except StopIteration as stop:
+        return stop.value

@@ -31,7 +31,7 @@ from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import wrap
-from eventful.tasks import Task, load_task, recorded_task
+from eventful.tasks import Task, load_task, recorded_task, saliency_of
 from eventful.user_code import policy_class
 from eventful.video.overlay import annotate
 from eventful.video.reader import FrameReader, read_frames
@@ -102,7 +102,8 @@ def prepare(
     if task is None or isinstance(task, str):
         task = _task(task, task_options or {}, provenance)
     with cli.user_input("policy"):
-        model = wrap(task.model, policy, **{**provenance.options, **(options or {})})
+        run = {"saliency": saliency_of(task), **provenance.options, **(options or {})}
+        model = wrap(task.model, policy, **run)
     place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return VideoRunner(model.to(place, dtype_named(dtype)), task, dense_every)
 

@@ -14,14 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from eventful.errors import StreamError
-from eventful.families import adapt
 from eventful.families.backbone import Backbone
-from eventful.frame_plan import FramePlan, gates_of, make_plan
-from eventful.gates import FrameRun, through_frame, through_gates
+from eventful.frame_plan import Plans, gates_of
+from eventful.gates import FrameRun, drive, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
 from eventful.options import AttentionMode, GatePosition, Options, Reference, Resize
-from eventful.state import BlockState, StreamState
-from eventful.stream_checks import check_frame, editable, matching_state, memory_without_flushed
+from eventful.state import StreamState
+from eventful.stream_checks import (
+    Saliency,
+    check_frame,
+    editable,
+    fresh_state,
+    look,
+    matching_state,
+    memory_without_flushed,
+)
 from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
 
 Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
@@ -39,6 +46,7 @@ def wrap(
     on_resize: Resize = "error",
     scene_cut: float | None = None,
     compile: str | None = None,
+    saliency: Saliency | None = None,
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -60,6 +68,8 @@ def wrap(
             unrelated one (less where position embeddings are large). None for never.
         compile: Backend of `torch.compile` (usually `inductor`) for the token-wise layers on selected tokens; None
             for none. The number of tokens is symbolic: nothing is compiled anew when it changes.
+        saliency: How much the consumer of the outputs cares for each patch token, in [0, 1], for policies to see at
+            the next frame: a function of what the model returns to (B, patches), or (B, 1) for the whole frame.
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -70,7 +80,7 @@ def wrap(
         ValueError: If an option has a value that does not exist.
     """
     options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
-    return EventfulModel(vit, policy, options)
+    return EventfulModel(vit, policy, options, saliency)
 
 
 class EventfulModel(nn.Module):
@@ -81,21 +91,13 @@ class EventfulModel(nn.Module):
     replaced. Replacing other layers, like changing weights, shows in tokens as they are updated.
     """
 
-    def __init__(self, vit: nn.Module, policy: Policy, options: Options) -> None:
+    def __init__(self, vit: nn.Module, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
         super().__init__()
         self.vit = vit.eval()
-        self.options = options
-        self._adapted: Backbone | None = None
-        self._signature: tuple[object, ...] = ()
-        self._structure = 0
-        self._plans: dict[tuple[int, int], FramePlan] = {}
+        self.options, self.saliency = options, saliency
+        self._plans = Plans(self.vit, options)
         self._state: StreamState | None = None
-        self._adapt()
         self.policy = policy
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy holds other layers: what was made from these must not go along.
-        return self.__dict__ | {"_adapted": None, "_plans": {}}
 
     @property
     def policy(self) -> Policy:
@@ -129,9 +131,7 @@ class EventfulModel(nn.Module):
         Raises:
             UnsupportedModel: If a part was replaced by one that is not supported, naming it.
         """
-        if self._adapted is None or not self._adapted.is_current(self.vit):
-            return self._adapt()
-        return self._adapted
+        return self._plans.backbone(self.vit)
 
     @property
     def state(self) -> StreamState | None:
@@ -181,12 +181,16 @@ class EventfulModel(nn.Module):
 
     def forward(self, frame: Tensor) -> Any:
         """What the wrapped model returns for a frame (B, 3, H, W); see `step` for errors."""
-        return self.backbone.head(self.forward_features(frame))
+        return self._go_on(self.step, frame)
 
     def forward_features(self, frame: Tensor) -> Tensor:
         """What the wrapped model's `forward_features` returns."""
+        return self._go_on(self.step_features, frame)
+
+    def _go_on(self, step: Callable[[Tensor, StreamState | None], tuple[Result, StreamState]], frame: Tensor) -> Result:
+        """One step from the state that the model itself holds."""
         try:
-            features, self._state = self.step_features(frame, self._state)
+            result, self._state = step(frame, self._state)
         except StreamError:
             # Frames are checked before anything is touched: the stream can go on with the next one.
             raise
@@ -194,7 +198,7 @@ class EventfulModel(nn.Module):
             # Buffers are edited in place: a frame that broke off has left them half done.
             self._state = None
             raise
-        return features
+        return result
 
     def step(self, frame: Tensor, state: StreamState | None, masked: bool = False) -> tuple[Any, StreamState]:
         """One frame without hidden state.
@@ -211,8 +215,11 @@ class EventfulModel(nn.Module):
         Raises:
             StreamError: If the frame does not fit the state, or has NaN or infinite pixels.
         """
-        features, state = self.step_features(frame, state, masked)
-        return self.backbone.head(features), state
+        features, state = drive(self._run(frame, state, masked), self.policy.select)
+        outputs = self.backbone.head(features)
+        if self.saliency is not None:
+            look(state, outputs, self.saliency, self.layout(frame))
+        return outputs, state
 
     def step_features(
         self, frame: Tensor, state: StreamState | None, masked: bool = False
@@ -232,26 +239,33 @@ class EventfulModel(nn.Module):
         Raises:
             StreamError: If the frame does not fit the state, or has NaN or infinite pixels.
         """
-        if masked:
-            return self._decisions(frame, state, masked=True)
-        return torch.no_grad()(self._decisions)(frame, state, masked=False)
+        features, state = yield from self._run(frame, state, masked)
+        if self.saliency is not None:
+            with torch.no_grad():
+                outputs = self.backbone.head(features)
+            look(state, outputs, self.saliency, self.layout(frame))
+        return features, state
 
     def layout(self, frame: Tensor) -> Layout:
         """What policies are told about this model on frames like this one (B, 3, H, W)."""
-        return self._plan(frame).layout
+        return self._plans.plan(self.vit, frame).layout
+
+    def _run(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
+        """`decisions`, without a look at what comes out."""
+        return self._decisions(frame, state, True) if masked else torch.no_grad()(self._decisions)(frame, state, False)
 
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         check_frame(frame)
-        size = (frame.shape[-2], frame.shape[-1])
-        backbone = self.backbone
+        plans, size = self._plans, (frame.shape[-2], frame.shape[-1])
+        backbone = plans.backbone(self.vit)
         if state is not None:
-            state = matching_state(frame, state, self.options.on_resize, self._structure)
+            state = matching_state(frame, state, self.options.on_resize, plans.structure)
         flush = state is None or bool(state.flush_B.all())
         if flush:
-            backbone = backbone if backbone.is_unchanged() else self._adapt()
+            backbone = plans.backbone(self.vit, thorough=True)
             backbone.warn_of_hooks()
-        plan = self._plan(frame)
-        state = self._fresh(plan, frame, state) if flush or state is None else editable(state)
+        plan = plans.plan(self.vit, frame)
+        state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
@@ -274,33 +288,6 @@ class EventfulModel(nn.Module):
         state.macs = run.ledger.report()
         return backbone.features(features_BND, size), state
 
-    def _fresh(self, plan: FramePlan, frame: Tensor, state: StreamState | None) -> StreamState:
-        """A state without buffers; frame numbers and the memory of the policy go on."""
-        flush_B = torch.ones(frame.shape[0], dtype=torch.bool, device=frame.device)
-        size = (frame.shape[-2], frame.shape[-1])
-        blocks = [BlockState() for _ in plan.blocks]
-        if state is None:
-            return StreamState(blocks, flush_B, size, structure=self._structure)
-        memory = dict(state.memory)
-        return StreamState(blocks, flush_B, size, memory=memory, frame=state.frame, structure=self._structure)
-
-    def _adapt(self) -> Backbone:
-        """Takes the model apart as it is now."""
-        backbone = adapt(self.vit)
-        signature = backbone.signature()
-        if self._adapted is not None or signature != self._signature:
-            self._structure += 1
-        self._adapted, self._signature, self._plans = backbone, signature, {}
-        return backbone
-
-    def _plan(self, frame: Tensor) -> FramePlan:
-        size = (frame.shape[-2], frame.shape[-1])
-        if size not in self._plans:
-            if len(self._plans) > 32:
-                self._plans.clear()
-            self._plans[size] = make_plan(self.backbone, self.options, frame)
-        return self._plans[size]
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
         """Moves and casts the policy and the state together with the weights."""
         super()._apply(fn, recurse)
@@ -310,15 +297,3 @@ class EventfulModel(nn.Module):
             weight = next(self.vit.parameters())
             self._state = self._state.to(weight.device, weight.dtype)
         return self
-
-
-def drive(
-    generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]
-) -> Result:
-    """Runs a generator of decisions to its end and returns its result."""
-    try:
-        observation = next(generator)
-        while True:
-            observation = generator.send(decide(observation))
-    except StopIteration as stop:
-        return stop.value

@@ -88,6 +88,9 @@ class StreamState:
             the first frame.
         macs: MACs of the preceding frame.
         memory: Tensors that the policy remembers, by name.
+        saliency_BN: How much the consumer cared for each token in the preceding frame's outputs, in [0, 1], float32; 1
+            for prefix tokens. None where nobody says.
+        saliency_before_BN: The same one frame earlier; that of the preceding frame itself if it was a flush.
         frame: Number of frames seen.
         size: Height and width of the frames in pixels.
         structure: Number of the model's structure, which counts up when its layers are replaced.
@@ -101,6 +104,8 @@ class StreamState:
     frame_gate: GateState | None = None
     features_BND: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    saliency_BN: Tensor | None = None
+    saliency_before_BN: Tensor | None = None
     frame: int = 0
     structure: int = 0
 
@@ -198,7 +203,7 @@ class StreamState:
         return shifted
 
 
-_KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNK", "weights_BHNK"}
+_KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNK", "weights_BHNK", "saliency_BN", "saliency_before_BN"}
 
 
 def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:

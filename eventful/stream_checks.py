@@ -1,16 +1,24 @@
-"""How a frame goes on from the state that the frame before it left.
+"""How a frame goes on from the state that the frame before it left, and what it leaves to the next.
 
-Shape suffixes: B streams.
+Shape suffixes: B streams, N tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eventful.errors import StreamError
 from eventful.options import Resize
-from eventful.state import StreamState
+from eventful.state import BlockState, StreamState
+from policies.protocol import Layout
+
+Saliency = Callable[[Any], Tensor]
+"""Outputs of a model to how much their consumer cares for each patch token (B, patches), or for all alike (B, 1), in
+[0, 1]."""
 
 
 def check_frame(frame: Tensor) -> None:
@@ -52,6 +60,45 @@ def matching_state(frame: Tensor, state: StreamState, on_resize: Resize, structu
         f"the frame is {size[0]}x{size[1]}, the frames of this stream were {state.size[0]}x{state.size[1]}: "
         'reset() before a change of size, or wrap with on_resize="flush"'
     )
+
+
+def fresh_state(frame: Tensor, blocks: int, structure: int, state: StreamState | None) -> StreamState:
+    """A state without buffers; frame numbers and the memory of the policy go on.
+
+    Args:
+        frame: (B, 3, H, W).
+        blocks: Number of transformer blocks.
+        structure: Number of the model's structure.
+        state: State from before the flush, if there is one.
+    """
+    flush_B = torch.ones(frame.shape[0], dtype=torch.bool, device=frame.device)
+    size = (frame.shape[-2], frame.shape[-1])
+    empty = [BlockState() for _ in range(blocks)]
+    if state is None:
+        return StreamState(empty, flush_B, size, structure=structure)
+    return StreamState(empty, flush_B, size, memory=dict(state.memory), frame=state.frame, structure=structure)
+
+
+@torch.no_grad()
+def look(state: StreamState, outputs: Any, saliency: Saliency, layout: Layout) -> None:
+    """Notes in a state what the consumer of a frame's outputs cared for.
+
+    Raises:
+        ValueError: If `saliency` returns something else than a value for each patch token, or one for all.
+    """
+    seen = saliency(outputs)
+    patches = layout.tokens - layout.prefix
+    if tuple(seen.shape) not in {(state.streams, patches), (state.streams, 1)}:
+        raise ValueError(
+            f"saliency must be ({state.streams}, {patches}), one value for each patch token, or ({state.streams}, 1), "
+            f"one for the whole frame; got {tuple(seen.shape)}"
+        )
+    prefix_BP = torch.ones(state.streams, layout.prefix, device=seen.device)
+    now_BN = torch.cat([prefix_BP, seen.float().expand(-1, patches)], 1)
+    before_BN = state.saliency_BN
+    if before_BN is not None and state.flushed_B is not None:
+        before_BN = torch.where(state.flushed_B[:, None], now_BN, before_BN)
+    state.saliency_BN, state.saliency_before_BN = now_BN, now_BN if before_BN is None else before_BN
 
 
 def memory_without_flushed(memory: dict[str, Tensor], before: dict[str, Tensor], flush_B: Tensor) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eventful.cli import user_input
 from eventful.errors import UserError
+from eventful.stream_checks import Saliency
 from eventful.user_code import is_user_code, load_user_code
 
 GROUP = "eventful.tasks"
@@ -78,6 +79,11 @@ def load_task(name: str, **options: Any) -> Any:
     if lacking:
         raise UserError(f"task {name} is no task: it lacks {', '.join(lacking)} (see envs.task.VideoTask)")
     return task
+
+
+def saliency_of(task: Any) -> Saliency | None:
+    """What a task says its consumer cares for (`envs.task.OptionalParts`), for `eventful.wrap`; None if it does not."""
+    return getattr(task, "saliency", None)
 
 
 def recorded_task(name: str) -> str:

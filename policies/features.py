@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.protocol import GateObservation, Layout
+from policies.protocol import GateObservation, Layout, PolicyMismatch
 
 SCALARS = (
     "error",
@@ -26,12 +26,47 @@ SCALARS = (
 )
 """Names of the features, in order: see `scalar_features`."""
 
+SALIENCY = ("saliency", "saliency_max_3x3", "saliency_max_5x5", "saliency_change")
+"""Names of the features of what the consumer cared for, in order: see `saliency_features`."""
+
+WINDOW = 5
+"""Side of the neighbourhood whose saliency weighs an error."""
+
+NO_SALIENCY = "which the model does not supply: eventful.wrap(..., saliency=task.saliency)"
+"""What is wrong where a policy looks for saliency in vain."""
+
 _TINY = 1e-6
 
 
 def log_error(observation: GateObservation) -> Tensor:
     """log ||c - u|| (B, N), float32; errors below 1e-6 count as 1e-6."""
     return observation.error_BN.detach().clamp(min=_TINY).log()
+
+
+def weighted_log_error(observation: GateObservation, exponent: float, floor: float, window: int = WINDOW) -> Tensor:
+    """How much a token has changed, weighed by how much the consumer cared for its surroundings (B, N), float32.
+
+        log ||c - u||  +  exponent * log(s + floor),   s = max of saliency over the window x window neighbourhood
+
+    Args:
+        observation: At a gate.
+        exponent: How much saliency counts; 0 for the plain `log_error`, which needs none.
+        floor: Added to the saliency, so that what nobody looked at can still be seen to change.
+        window: Side of the neighbourhood on the grid, odd; prefix tokens have none, and keep their own saliency.
+
+    Raises:
+        PolicyMismatch: If the exponent is not 0 and nobody says what the consumer cares for.
+        ValueError: If the floor is not positive or the window is not odd.
+    """
+    if floor <= 0:
+        raise ValueError(f"floor must be positive, got {floor}")
+    if exponent == 0:
+        return log_error(observation)
+    saliency_BN = observation.saliency_BN
+    if saliency_BN is None:
+        raise PolicyMismatch(f"the policy weighs errors by saliency, {NO_SALIENCY}")
+    around_BN = largest_around(saliency_BN.detach().float(), observation.layout, window)
+    return log_error(observation) + exponent * (around_BN + floor).log()
 
 
 @torch.no_grad()
@@ -67,13 +102,46 @@ def scalar_features(observation: GateObservation, relative_BN: Tensor, budget_B:
     return torch.stack(features, dim=-1)
 
 
+@torch.no_grad()
+def saliency_features(observation: GateObservation) -> Tensor:
+    """The features named in `SALIENCY`, each of order one.
+
+    Returns:
+        (B, N, F) float32: x = (log(s + 0.02) + 2) / 2 of the saliency s, its maxima over the 3x3 and the 5x5
+        neighbourhood, and its change since the frame before. All 0 where nobody says what the consumer cares for.
+    """
+    now_BN, before_BN = observation.saliency_BN, observation.saliency_before_BN
+    if now_BN is None:
+        return observation.error_BN.new_zeros(*observation.error_BN.shape, len(SALIENCY))
+    x_BN, x_before_BN = (_log_saliency(s_BN) for s_BN in (now_BN, now_BN if before_BN is None else before_BN))
+    around = [largest_around(x_BN, observation.layout, window) for window in (3, 5)]
+    return torch.stack([x_BN, *around, x_BN - x_before_BN], dim=-1)
+
+
+def _log_saliency(saliency_BN: Tensor) -> Tensor:
+    return ((saliency_BN.float() + 0.02).log() + 2) / 2
+
+
 def neighbourhood(x_BN: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Mean and maximum over the 3x3 neighbourhood on the grid; prefix tokens keep their own value."""
     prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
     grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
     mean = F.avg_pool2d(grid_B1hw, 3, stride=1, padding=1, count_include_pad=False)
-    largest = F.max_pool2d(grid_B1hw, 3, stride=1, padding=1)
-    return torch.cat([prefix_BP, mean.flatten(1)], 1), torch.cat([prefix_BP, largest.flatten(1)], 1)
+    return torch.cat([prefix_BP, mean.flatten(1)], 1), largest_around(x_BN, layout, 3)
+
+
+def largest_around(x_BN: Tensor, layout: Layout, window: int) -> Tensor:
+    """Maximum over the window x window neighbourhood on the grid (B, N); prefix tokens keep their own value.
+
+    Raises:
+        ValueError: If the window is not odd and positive.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"a window must be odd, so that it has a middle, got {window}")
+    prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
+    grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
+    largest = F.max_pool2d(grid_B1hw, window, stride=1, padding=window // 2)
+    return torch.cat([prefix_BP, largest.flatten(1)], 1)
 
 
 def attention_received(observation: GateObservation) -> Tensor:
@@ -90,7 +158,17 @@ def attention_received(observation: GateObservation) -> Tensor:
     return (received_BN * received_BN.shape[1]).clamp(min=_TINY).log()
 
 
-def feature_macs(layout: Layout) -> float:
-    """MACs of the features per gate and stream: cosine (three dot products), 3x3 sums, attention row."""
+def feature_macs(layout: Layout, saliency: bool = False) -> float:
+    """MACs of the features per gate and stream: cosine (three dot products), 3x3 sums, attention row.
+
+    Args:
+        layout: Of the model.
+        saliency: Whether `saliency_features` are among them: maxima over 3x3 and 5x5, one difference.
+    """
     per_token = 3 * layout.dim + 2 * 9 + (2 * layout.dim if layout.granularity == "gate" else 0)
-    return float(layout.tokens * per_token)
+    return float(layout.tokens * (per_token + (9 + 25 + 1 if saliency else 0)))
+
+
+def weighted_macs(layout: Layout, exponent: float) -> float:
+    """MACs of `weighted_log_error` per gate and stream, beyond the error: a maximum over the window, a multiple."""
+    return float(layout.tokens * (WINDOW**2 + 1)) if exponent else 0.0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policies.features import SCALARS, feature_macs, scalar_features
+from policies.features import NO_SALIENCY, SALIENCY, SCALARS, feature_macs, saliency_features, scalar_features
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch
 from policies.provenance import Provenance
 from policies.trainable import DEFAULT_BUDGETS, Select, TrainablePolicy
@@ -36,6 +36,10 @@ class LearnedPolicy(TrainablePolicy):
         budget: Target share of the dense MACs.
         feedback: Gain of the threshold's feedback control.
         provenance: What the checkpoint was trained with.
+        saliency_exponent: How much an error counts for more where the consumer looked.
+        saliency_floor: Saliency of what nobody looked at.
+        saliency: Whether the MLP sees what the consumer cared for in the last outputs, around the token, and how that
+            has changed; the model must supply it.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -53,12 +57,18 @@ class LearnedPolicy(TrainablePolicy):
         budget: Budget = 0.1,
         feedback: float = 0.0,
         provenance: Provenance | Mapping[str, Any] | None = None,
+        saliency_exponent: float = 0.0,
+        saliency_floor: float = 0.02,
+        saliency: bool = False,
     ) -> None:
-        super().__init__(gates, dim, granularity, budgets, select, budget, feedback, provenance)
+        super().__init__(
+            gates, dim, granularity, budgets, select, budget, feedback, provenance, saliency_exponent, saliency_floor
+        )
         if hidden < 1 or projections < 0:
             raise ValueError(f"hidden must be positive, projections not negative: {hidden=} {projections=}")
         self.projection = nn.Linear(dim, projections) if granularity == "frame" and projections else None
-        width = len(SCALARS) + (projections if self.projection is not None else 0)
+        self.saliency = saliency
+        width = len(SCALARS) + len(SALIENCY) * saliency + (projections if self.projection is not None else 0)
         self.hidden = nn.Linear(width, hidden)
         self.gate_bias = nn.Embedding(gates, hidden)
         self.activation = nn.GELU()
@@ -72,6 +82,10 @@ class LearnedPolicy(TrainablePolicy):
     def residual(self, observation: GateObservation, relative_BN: Tensor, budget_B: Tensor) -> Tensor:
         """See `TrainablePolicy.residual`."""
         features_BNF = scalar_features(observation, relative_BN, budget_B)
+        if self.saliency:
+            if observation.saliency_BN is None:
+                raise PolicyMismatch(f"this policy looks at saliency, {NO_SALIENCY}")
+            features_BNF = torch.cat([features_BNF, saliency_features(observation)], -1)
         if self.projection is not None:
             features_BNF = torch.cat([features_BNF, self._projected(observation)], -1)
         dtype = self.hidden.weight.dtype
@@ -82,7 +96,7 @@ class LearnedPolicy(TrainablePolicy):
         """See `TrainablePolicy.residual_macs`."""
         dense = self.hidden.in_features * self.hidden.out_features + self.hidden.out_features
         projected = 0 if self.projection is None else self.projection.in_features * self.projection.out_features
-        return feature_macs(layout) + float(layout.tokens * (dense + projected))
+        return feature_macs(layout, self.saliency) + float(layout.tokens * (dense + projected))
 
     def _projected(self, observation: GateObservation) -> Tensor:
         projection, output_BND = self.projection, observation.output_BND

@@ -93,6 +93,9 @@ class GateObservation:
         output_BND: Each token's last output of the whole network (granularity "frame" only).
         key_BNHd: Buffered keys of this block (granularity "gate" only).
         query_BNHd: Buffered queries, likewise.
+        saliency_BN: How much the consumer cared for each token in the last frame's outputs, in [0, 1]; 1 for prefix
+            tokens. None where nobody says.
+        saliency_before_BN: The same one frame earlier; equal to it after a flush.
     """
 
     layout: Layout
@@ -107,6 +110,8 @@ class GateObservation:
     output_BND: Tensor | None = None
     key_BNHd: Tensor | None = None
     query_BNHd: Tensor | None = None
+    saliency_BN: Tensor | None = None
+    saliency_before_BN: Tensor | None = None
 
     @cached_property
     def error_BN(self) -> Tensor:

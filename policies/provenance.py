@@ -1,7 +1,7 @@
 """What a checkpoint says of its origin: the task and the options that the policy was trained with.
 
 On disk it is the entry `provenance` of `config.json`: `{"format": 1, "task": {"name": ..., ...}, "options": {...}}`,
-and `"policy"` for classes of a user's own. Version 0.1 wrote the same without a format.
+`"policy"` for classes of a user's own, and `"objective": {...}`. Version 0.1 wrote the same without a format.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Provenance:
         task_options: Plain data that the task was built with.
         options: Keyword arguments of `eventful.wrap`, such as the granularity.
         policy: Class of the policy, `MODULE:CLASS`; empty for those of this package.
+        objective: What it was trained to keep: weights of the kinds of damage; empty if they are not known.
     """
 
     task: str = ""
     task_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     policy: str = ""
+    objective: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, value: Provenance | Mapping[str, Any] | None) -> Provenance:
@@ -45,17 +47,18 @@ class Provenance:
         known = value.get("format", FORMAT)
         if known != FORMAT:
             raise ValueError(f"provenance has format {known!r}, this version reads {FORMAT}: update eventful-policies")
-        task, options = value.get("task") or {}, value.get("options") or {}
-        if not isinstance(task, Mapping) or not isinstance(options, Mapping):
-            raise ValueError("provenance must hold tables `task` and `options`")
+        tables = [value.get(name) or {} for name in ("task", "options", "objective")]
+        if not all(isinstance(table, Mapping) for table in tables):
+            raise ValueError("provenance must hold tables `task`, `options` and `objective`")
         try:
-            task, options = json.loads(json.dumps([dict(task), dict(options)]))
+            task, options, objective = json.loads(json.dumps([dict(table) for table in tables]))
         except TypeError as error:
             raise ValueError(f"provenance must be plain data: {error}") from error
-        return cls(str(task.pop("name", "")), task, options, str(value.get("policy", "")))
+        return cls(str(task.pop("name", "")), task, options, str(value.get("policy", "")), objective)
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data that `of` reads."""
         task = {"name": self.task, **self.task_options} if self.task else {}
         kept = {"format": FORMAT, "task": task, "options": dict(self.options)}
-        return kept | ({"policy": self.policy} if self.policy else {})
+        own = {"policy": self.policy, "objective": dict(self.objective)}
+        return kept | {name: entry for name, entry in own.items() if entry}

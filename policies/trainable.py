@@ -1,11 +1,13 @@
 """The contract between a policy that learns and whoever trains, calibrates, compares and stores it.
 
-    score = w_g (log ||e|| - log h_g(budget)) + residual
+    score = w_g (log ||e|| + a log(s + floor) - log h_g(budget)) + residual
 
-A trainable policy scores tokens, with gradients; a table of thresholds h makes the scores spend a budget. Trainers
-steer and calibrate the table and know nothing of the network behind `residual`. With a residual of zero and w_g = 1 the
-policy *is* the calibrated threshold (`select="threshold"`: score > 0) or top-r (`select="top"`: the r highest scores).
-w_g stays positive: errors of skipped tokens add up, and every token is noticed eventually.
+with s the largest saliency in the token's 5x5 neighbourhood (`policies.features.weighted_log_error`); the exponent a is
+0 where nobody says what the consumer of the outputs cares for. A trainable policy scores tokens, with gradients; a
+table of thresholds h makes the scores spend a budget. Trainers steer and calibrate the table and know nothing of the
+network behind `residual`. With a residual of zero and w_g = 1 the policy *is* the calibrated threshold
+(`select="threshold"`: score > 0) or top-r (`select="top"`: the r highest scores), of errors that are weighed by
+saliency if a > 0. w_g stays positive: errors of skipped tokens add up, and every token is noticed eventually.
 
 To train a network of your own, subclass `TrainablePolicy` (docs/policies.md).
 
@@ -27,7 +29,7 @@ from huggingface_hub.constants import CONFIG_NAME
 from torch import Tensor, nn
 
 from policies.budget import BudgetedPolicy
-from policies.features import log_error
+from policies.features import log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
 from policies.provenance import Provenance
 from policies.table import ThresholdTable
@@ -59,9 +61,11 @@ class TrainablePolicy(
         feedback: With `select="threshold"`, how far the threshold moves per frame to bring the realised share to the
             budget on this very footage (0: calibration alone; 0.05: within some 20 frames).
         provenance: What the checkpoint was trained with, for whoever loads it.
+        saliency_exponent: How much an error counts for more where the consumer looked, a; 0 for nothing.
+        saliency_floor: Saliency of what nobody looked at, above 0.
 
     Attributes:
-        table: Thresholds on log error by budget and gate.
+        table: Thresholds on (weighted) log error by budget and gate.
         log_error_mean_G: Usual log error of each gate, to tell large from small.
         log_error_std_G: Its standard deviation.
 
@@ -82,6 +86,8 @@ class TrainablePolicy(
         budget: Budget = 0.1,
         feedback: float = 0.0,
         provenance: Provenance | Mapping[str, Any] | None = None,
+        saliency_exponent: float = 0.0,
+        saliency_floor: float = 0.02,
     ) -> None:
         super().__init__()
         if gates < 1 or dim < 1:
@@ -89,7 +95,12 @@ class TrainablePolicy(
         for name, value, known in (("select", select, Select), ("granularity", granularity, Granularity)):
             if value not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        if saliency_exponent < 0 or not saliency_floor > 0:
+            raise ValueError(
+                f"saliency_exponent must be at least 0, saliency_floor above 0: {saliency_exponent=} {saliency_floor=}"
+            )
         self.gates, self.dim, self.granularity = gates, dim, granularity
+        self.saliency_exponent, self.saliency_floor = saliency_exponent, saliency_floor
         self.select_by, self.feedback = select, feedback
         self.budget = budget
         self.provenance = provenance
@@ -129,7 +140,7 @@ class TrainablePolicy(
             budget_B: Target share of each stream; the policy's own budget if None.
 
         Raises:
-            PolicyMismatch: If the policy was made for another model.
+            PolicyMismatch: If the policy was made for another model, or looks at saliency and the model supplies none.
             ValueError: If there is not one budget for each stream.
         """
         layout, gate = observation.layout, observation.gate
@@ -138,8 +149,12 @@ class TrainablePolicy(
         log_error_BN = log_error(observation)
         relative_BN = (log_error_BN - self.log_error_mean_G[gate]) / self.log_error_std_G[gate]
         residual_BN = self.residual(observation, relative_BN, budget_B).float()
-        above_BN = log_error_BN - self.table(gate, budget_B)[:, None]
+        above_BN = self.weighted_error(observation) - self.table(gate, budget_B)[:, None]
         return self.log_weight_G[gate].float().exp() * above_BN + residual_BN
+
+    def weighted_error(self, observation: GateObservation) -> Tensor:
+        """What thresholds are set on (B, N): log error, weighed by saliency; see `PolicyMismatch` of `score`."""
+        return weighted_log_error(observation, self.saliency_exponent, self.saliency_floor)
 
     @torch.no_grad()
     def select(self, observation: GateObservation) -> Selection:
@@ -154,7 +169,7 @@ class TrainablePolicy(
 
     def macs(self, layout: Layout) -> float:
         """See `Policy.macs`."""
-        return self.residual_macs(layout)
+        return self.residual_macs(layout) + weighted_macs(layout, self.saliency_exponent)
 
     def check(self, gates: int, dim: int, granularity: Granularity) -> None:
         """See `Policy.check`."""

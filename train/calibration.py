@@ -1,6 +1,7 @@
 """Thresholds that realise asked budgets: the calibrated heuristic, and the last step of every training.
 
-First thresholds: run top-r with the count that costs the budget, and take each gate's mean r-th largest log error.
+First thresholds: run top-r with the count that costs the budget, and take each gate's mean r-th largest log error (or
+whatever else the rule sets its threshold on).
 Then shift all gates' thresholds together until the share of dense MACs that the policy really spends on these frames
 equals the budget (a bracketed secant search of log share against log threshold).
 
@@ -29,6 +30,9 @@ STEPS = 6
 
 TOLERANCE = 0.03
 """Of log share against log budget, at which a threshold counts as found."""
+
+Rule = Callable[[GateObservation], Tensor]
+"""What is compared with a threshold: (B, N), in units of log error."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +72,34 @@ def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, fra
     return [task.preprocess(torch.stack([clip.frames_THWC[t] for clip in picked]).to(device)) for t in range(length)]
 
 
-def calibrate(model: eventful.EventfulModel, frames: CalibrationFrames, budgets: Sequence[float]) -> Calibration:
+def calibrate(
+    model: eventful.EventfulModel, frames: CalibrationFrames, budgets: Sequence[float], rule: Rule = log_error
+) -> Calibration:
     """Finds per-gate thresholds for each budget; the model's policy and state are left as they were.
 
     Args:
         model: Eventful model. What its policy itself costs is part of what a budget pays for.
         frames: From `calibration_frames`.
         budgets: K ascending shares of the dense MACs.
+        rule: What the thresholds are on.
     """
+    found = first_thresholds(model, frames, budgets, rule)
+    fit_table(model, frames, _RuleThreshold(found.table, rule))
+    return found
+
+
+def first_thresholds(
+    model: eventful.EventfulModel, frames: CalibrationFrames, budgets: Sequence[float], rule: Rule = log_error
+) -> Calibration:
+    """`calibrate` without the search for the shift: thresholds that come near the budgets."""
     layout = model.layout(frames[0])
     own = model.policy.share(layout)
     table = ThresholdTable(budgets, layout.gates).to(frames[0].device)
     moments = _Moments(layout.gates)
     for k, budget in enumerate(budgets):
-        watch = _TopRWatch(layout.count(budget - own), layout.gates, moments)
+        watch = _TopRWatch(layout.count(budget - own), layout.gates, moments, rule)
         realised_share(model, frames, watch.select)
         table.log_threshold_KG[k] = watch.log_threshold_G().to(table.log_threshold_KG)
-    policy = CalibratedThreshold(table)
-    fit_table(model, frames, policy)
     mean_G, std_G = moments.mean_std()
     return Calibration(table, mean_G, std_G)
 
@@ -171,20 +185,32 @@ def _next_shift(tried: Sequence[tuple[float, float]], low: float, high: float) -
     return step if low < step < high else (low + high) / 2
 
 
+class _RuleThreshold(CalibratedThreshold):
+    """All tokens of which the rule says more than the threshold."""
+
+    def __init__(self, table: ThresholdTable, rule: Rule) -> None:
+        super().__init__(table)
+        self._rule = rule
+
+    def select(self, observation: GateObservation) -> Selection:
+        log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
+        return Selection.where(self._rule(observation) > log_h_B[:, None], observation)
+
+
 class _TopRWatch(Policy):
     """Top-r that remembers, for every gate, where the cut between selected and other tokens fell."""
 
-    def __init__(self, r: int, gates: int, moments: _Moments) -> None:
-        self._r, self._moments = r, moments
+    def __init__(self, r: int, gates: int, moments: _Moments, rule: Rule) -> None:
+        self._r, self._moments, self._rule = r, moments, rule
         self._cuts: list[list[Tensor]] = [[] for _ in range(gates)]
 
     def select(self, observation: GateObservation) -> Selection:
         prefix = observation.layout.prefix
-        log_error_BN = log_error(observation)[:, prefix:]
-        rank = min(max(self._r - prefix, 1), log_error_BN.shape[1])
-        self._cuts[observation.gate].append(log_error_BN.topk(rank, dim=1).values[:, -1].mean())
-        self._moments.add(observation.gate, log_error_BN)
-        return Selection.top(observation.error_BN, self._r, prefix)
+        score_BN = self._rule(observation)
+        rank = min(max(self._r - prefix, 1), score_BN.shape[1] - prefix)
+        self._cuts[observation.gate].append(score_BN[:, prefix:].topk(rank, dim=1).values[:, -1].mean())
+        self._moments.add(observation.gate, log_error(observation)[:, prefix:])
+        return Selection.top(score_BN, self._r, prefix)
 
     def log_threshold_G(self) -> Tensor:
         return torch.stack([torch.stack(cuts).mean() for cuts in self._cuts])

@@ -47,7 +47,7 @@ def check_read(config: Any) -> None:
         UserError: Naming the setting, and the choices that read it.
     """
     for leaf in _leaves(type(config)):
-        if not leaf.read_by or attrgetter(leaf.path)(config) == leaf.default:
+        if not leaf.read_by or _value(config, leaf) == leaf.default:
             continue
         parts = [part for choice in leaf.read_by for part in choice.split(" and ")]
         now = {name: getattr(config, name) for name in (part.partition("=")[0] for part in parts)}
@@ -55,6 +55,13 @@ def check_read(config: Any) -> None:
         if not any(made.issuperset(choice.split(" and ")) for choice in leaf.read_by):
             state = ", ".join(f"{name} is {value}" for name, value in now.items())
             raise UserError(f"{leaf.path} is read by {' or '.join(leaf.read_by)} only ({state})")
+
+
+def _value(config: Any, leaf: _Leaf) -> Any:
+    """What a key is set to; its default within a group that is not given."""
+    group, _, _ = leaf.path.rpartition(".")
+    given = not group or attrgetter(group)(config) is not None
+    return attrgetter(leaf.path)(config) if given else leaf.default
 
 
 def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND") -> Config:

@@ -93,13 +93,13 @@ def gather(value_B: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def as_the_first_says(flag: bool) -> bool:
-    """The first process's answer, in all processes."""
+def as_the_first_says(answer: int) -> int:
+    """The first process's answer, a number or a bool, in all processes."""
     if not dist.is_initialized():
-        return flag
-    answer = torch.tensor(int(flag))
-    dist.broadcast(answer, src=0)
-    return bool(answer)
+        return answer
+    said = torch.tensor(int(answer))
+    dist.broadcast(said, src=0)
+    return int(said)
 
 
 def copy_from_the_first(module: nn.Module) -> None:

@@ -21,6 +21,7 @@ from envs.task import Clip, VideoTask
 from eventful import EventfulModel, cli
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
+from eventful.tasks import saliency_of
 from policies import All, PolicyMismatch, TrainablePolicy
 from policies.protocol import Granularity
 from train.calibration import CalibrationFrames, calibration_frames
@@ -150,7 +151,13 @@ class _Evaluation:
         if granularity == "frame":
             attention = "exact"
         with cli.user_input(f"task {self._task.name}"):
-            return eventful.wrap(self._task.model, All(), granularity=granularity, attention=attention)
+            return eventful.wrap(
+                self._task.model,
+                All(),
+                granularity=granularity,
+                attention=attention,
+                saliency=saliency_of(self._task),
+            )
 
     def _held_out(self) -> Footage:
         config = self._config

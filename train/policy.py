@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import shutil
 import time
@@ -20,15 +21,16 @@ from typing import Any
 import torch
 
 import eventful
-from envs.damage import PRESETS, Objective
+from envs.damage import Objective
 from envs.engine import SelectionEngine
 from envs.rewards import Reward
-from envs.task import VideoTask
+from envs.task import VideoTask, offers
 from eventful import cli
 from eventful.devices import device_named
 from eventful.errors import UserError
+from eventful.tasks import saliency_of
 from eventful.user_code import policy_class
-from policies import All, LearnedPolicy, TrainablePolicy
+from policies import All, LearnedPolicy, Policy, TrainablePolicy
 from policies import load as load_policy
 from train import distributed
 from train.calibration import CalibrationFrames, calibrate, calibration_frames, fit_table, install
@@ -41,8 +43,9 @@ from train.estimators.reinforce import ReinforceEstimator
 from train.estimators.streams import StreamSource
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
+from train.start import StartRule, best_rule
 from train.task_config import make_task, task_options, with_task
-from train.train_config import TrainConfig, check
+from train.train_config import TrainConfig, check, objective_of, reward_of
 
 
 def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
@@ -69,7 +72,13 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
             task = make_task(config) if task is None else task
             task.clips("train")
         task.model.to(device)
-        model = eventful.wrap(task.model, All(), granularity=config.granularity, attention=config.attention)
+        model = eventful.wrap(
+            task.model,
+            All(),
+            granularity=config.granularity,
+            attention=config.attention,
+            saliency=saliency_of(task),
+        )
         return _Run(config, task, model, ranks).run()
 
 
@@ -87,9 +96,11 @@ class _Run:
         self._provenance = {
             "task": {"name": config.task, **task_options(config)},
             "options": {"granularity": config.granularity, "attention": config.attention},
+            "objective": _weights(objective_of(config, task)),
         }
         self._kind = policy_class(config.policy, "policy")
         self._out = Path(config.out)
+        self._objective, self._rewarded = objective_of(config, task), reward_of(config, task)
         self._clips = task.clips("train")
         self._frames: CalibrationFrames = calibration_frames(
             task, self._clips, max(config.calibration_streams // 2, 1), max(config.calibration_frames // 3, 2)
@@ -101,9 +112,12 @@ class _Run:
         """All stages, those that a checkpoint has already behind it left out."""
         config = self._config
         identity = _identity(config)
+        self._say(f"objective: {_shown(self._objective)}; reward: {_shown(self._rewarded)}")
+        started = time.perf_counter()
         policy = self._initial()
         # The policy's own cost is part of what a budget pays for.
         self._model.policy = policy
+        start_seconds = time.perf_counter() - started
         trainer = self._trainer(policy)
         resumed = trainer.resume(identity)
         if resumed:
@@ -112,7 +126,7 @@ class _Run:
             started = time.perf_counter()
             self._warm_up(policy)
             distributed.copy_from_the_first(policy)
-            trainer.seconds = time.perf_counter() - started
+            trainer.seconds = start_seconds + time.perf_counter() - started
         trainer.fit(identity, until=lambda: 0 < config.minutes * 60 < trainer.seconds)
         if trainer.frames_per_second:
             self._say(f"{trainer.frames_per_second:.1f} frames per second (median of the windows)")
@@ -130,21 +144,45 @@ class _Run:
         checkpoint = self._out / "training.pt"
         if checkpoint.exists() and folder.exists():
             return self._load(folder).to(self._frames[0].device).train()
-        layout = self._model.layout(self._frames[0])
-        own = {"hidden": config.hidden, "projections": config.projections}
-        options = own if self._kind is LearnedPolicy else config.policy_options
-        common: dict[str, Any] = {"budgets": config.policy_budgets, "provenance": self._provenance}
+        policy = self._make(self._start_rule(), config.policy_budgets)
+        self._say(f"calibrating thresholds for {len(config.policy_budgets)} budgets")
+        self._model.policy = policy
+        install(policy, calibrate(self._model, self._frames, config.policy_budgets, policy.weighted_error))
+        if self._ranks[0] == 0:
+            _write_policy(policy, folder)
+        return policy
+
+    def _make(self, rule: StartRule, budgets: Sequence[float]) -> TrainablePolicy:
+        """An untrained policy."""
+        config, layout = self._config, self._model.layout(self._frames[0])
+        options = dict(config.policy_options)
+        if self._kind is LearnedPolicy:
+            seen = config.saliency and offers(self._task, "saliency")
+            options = {"hidden": config.hidden, "projections": config.projections, "saliency": seen}
+        if rule.saliency_exponent:
+            options |= dataclasses.asdict(rule)
+        common: dict[str, Any] = {"budgets": budgets, "provenance": self._provenance}
         try:
             policy = self._kind(layout.gates, layout.dim, config.granularity, **common, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"policy={config.policy}: {cli.one_line(error)}") from error
-        policy = policy.to(self._frames[0].device)
-        self._say(f"calibrating thresholds for {len(config.policy_budgets)} budgets")
-        self._model.policy = policy
-        install(policy, calibrate(self._model, self._frames, config.policy_budgets))
-        if self._ranks[0] == 0:
-            _write_policy(policy, folder)
-        return policy
+        return policy.to(self._frames[0].device)
+
+    def _start_rule(self) -> StartRule:
+        """What the untrained policy is; see `train.start`."""
+        config = self._config
+        exponents = config.saliency_exponents if offers(self._task, "saliency") else [0.0]
+        if exponents == [0.0]:
+            return StartRule()
+        middle = math.sqrt(config.budget_min * config.budget_max)
+        engine = self._engine("train", self._model.policy)
+        given = self._model, self._frames, engine, middle, exponents, config.saliency_floors
+        # Policies that are made only to be compared must not shift what is drawn afterwards.
+        with torch.random.fork_rng(devices=[]):
+            best, earned = best_rule(self._make, *given)
+        tried = "; ".join(f"{rule}: {-reward:.4g}" for rule, reward in earned.items())
+        self._say(f"start: {best} (damage at a share of {middle:.3g}: {tried})")
+        return best
 
     def _warm_up(self, policy: TrainablePolicy) -> None:
         config = self._config
@@ -152,7 +190,7 @@ class _Run:
             return
         if config.warm_start == "oracle":
             with cli.user_input("warm_start=oracle"):
-                warm = OracleWarmStart(self._task, self._model, policy, config.objective, config.oracle)
+                warm = OracleWarmStart(self._task, self._model, policy, self._objective, config.oracle)
             streams = self._source.batch(f"{config.seed}/oracle")
             final = warm.fit(streams, show=self._ranks[0] == 0)
             self._say(f"warm start: listwise cross-entropy {final:.3f}")
@@ -198,10 +236,10 @@ class _Run:
             if config.estimator == "reinforce":
                 engine = self._engine("train", policy)
                 return ReinforceEstimator(engine, policy, source, budget_control, windows, config.reinforce)
-            objective = config.objective
+            objective = self._objective
             return GumbelEstimator(task, model, policy, objective, source, budget_control, windows, config.gumbel)
 
-    def _engine(self, split: str, policy: TrainablePolicy) -> SelectionEngine:
+    def _engine(self, split: str, policy: Policy) -> SelectionEngine:
         """The environment of a split. Its rewards are damage alone, in units of the objective: cost has its price."""
         config = self._config
         with cli.user_input(f"reward={config.reward}"):
@@ -210,16 +248,11 @@ class _Run:
                 self._task,
                 split=split,
                 budget=(config.budget_min, config.budget_max),
-                reward=Reward(self._rewarded(), scale=1.0, weight=0.0),
+                reward=Reward(self._rewarded, scale=1.0, weight=0.0),
                 model_options={"attention": config.attention},
                 policy=policy,
-                score_labels=self._rewarded().needs_labels,
+                score_labels=self._rewarded.needs_labels,
             )
-
-    def _rewarded(self) -> Objective:
-        """The objective that sampled masks are rewarded for."""
-        reward = self._config.reward
-        return self._config.objective if reward == "fidelity" else PRESETS[reward]
 
     def _load(self, folder: str | Path) -> TrainablePolicy:
         return load_policy(folder, self._kind)
@@ -227,6 +260,15 @@ class _Run:
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:
             print(text, flush=True)
+
+
+def _weights(objective: Objective) -> dict[str, float]:
+    """The weights that are not 0."""
+    return {name: weight for name, weight in dataclasses.asdict(objective).items() if weight}
+
+
+def _shown(objective: Objective) -> str:
+    return ", ".join(f"{name} {weight:g}" for name, weight in _weights(objective).items())
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

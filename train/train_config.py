@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from envs.damage import Objective
+from envs.damage import PRESETS, Objective, default_kind
+from envs.task import VideoTask
 from eventful.errors import UserError
 from eventful.user_code import LEARNED
 from train.config import check_read
@@ -31,11 +32,18 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         hidden: Width of the learned policy's MLP.
         projections: Number of learned projections of each token's last output.
         policy_budgets: Budgets at which the policy's thresholds are calibrated.
-        objective: Weights of the loss terms.
+        objective: Weights of the kinds of damage. Where none are given: `output` 1 and `output_worst` 0.1 with
+            reward=output, and for tasks that offer `output_distance`; `fidelity` 1 and `worst` 0.2 with
+            reward=fidelity, and for others.
         gumbel: Settings of the Gumbel estimator.
         reinforce: Settings of the REINFORCE estimator.
-        reward: Reward of sampled masks (reinforce), which the validation shows, too: `fidelity`, which is the
-            objective, `loss` or `metric`.
+        reward: What sampled masks are rewarded for (reinforce), and what the validation shows: the `objective`
+            (`fidelity` is the same, but for what it stands for where no weights are given), `output`, `loss` or
+            `metric`.
+        saliency: Whether the learned policy sees what the consumer of the outputs cared for, if the task says so.
+        saliency_exponents: Exponents of the rules that a policy may start from, log error + exponent * log(saliency +
+            floor); the one with the least damage on some training clips is taken. Only for tasks with a saliency.
+        saliency_floors: Floors of these rules.
         warm_start: Start of the training: `none`, `oracle`, or the folder of a policy checkpoint.
         oracle: Settings of the oracle warm start.
         steps: Number of windows, one optimiser step each.
@@ -63,14 +71,18 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     hidden: int = field(default=32, metadata={"read_by": (f"policy={LEARNED}",)})
     projections: int = field(default=8, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
     policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
-    objective: Objective = field(
-        default_factory=Objective, metadata={"read_by": ("estimator=gumbel", "warm_start=oracle", "reward=fidelity")}
+    objective: Objective | None = field(
+        default=None,
+        metadata={"read_by": ("estimator=gumbel", "warm_start=oracle", "reward=objective", "reward=fidelity")},
     )
     gumbel: GumbelOptions = field(default_factory=GumbelOptions, metadata={"read_by": ("estimator=gumbel",)})
     reinforce: ReinforceOptions = field(
         default_factory=ReinforceOptions, metadata={"read_by": ("estimator=reinforce",)}
     )
-    reward: Literal["fidelity", "loss", "metric"] = "fidelity"
+    reward: Literal["objective", "output", "fidelity", "loss", "metric"] = "objective"
+    saliency: bool = field(default=True, metadata={"read_by": (f"policy={LEARNED}",)})
+    saliency_exponents: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0])
+    saliency_floors: list[float] = field(default_factory=lambda: [0.02, 0.1])
     warm_start: str = "oracle"
     oracle: OracleOptions = field(default_factory=OracleOptions, metadata={"read_by": ("warm_start=oracle",)})
     steps: int = 200
@@ -92,6 +104,19 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         WindowOptions.__post_init__(self)
 
 
+def objective_of(config: TrainConfig, task: VideoTask) -> Objective:
+    """What gradients are of: the weights that are given, or those that the task suggests."""
+    if config.objective is not None:
+        return config.objective
+    kind = config.reward if config.reward in ("output", "fidelity") else default_kind(task)
+    return PRESETS["output"] if kind == "output" else Objective()
+
+
+def reward_of(config: TrainConfig, task: VideoTask) -> Objective:
+    """What sampled masks are rewarded for."""
+    return objective_of(config, task) if config.reward in ("objective", "fidelity") else PRESETS[config.reward]
+
+
 def check(config: TrainConfig) -> None:
     """Refuses settings that do not fit together, or that nothing reads.
 
@@ -108,5 +133,9 @@ def check(config: TrainConfig) -> None:
     for name in ("steps", "streams", "segment", "calibration_streams", "calibration_frames"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if not config.saliency_exponents or min(config.saliency_exponents) < 0:
+        raise UserError(f"saliency_exponents must be numbers from 0, got {config.saliency_exponents}")
+    if not config.saliency_floors or min(config.saliency_floors) <= 0:
+        raise UserError(f"saliency_floors must be numbers above 0, got {config.saliency_floors}")
     if config.calibration_frames < 2:
         raise UserError("calibration_frames must be at least 2: the first frame is a flush")

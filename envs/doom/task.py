@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.doom.average_precision import MeanAveragePrecision50, frame_ap
-from envs.doom.boxes import INPUT_SIZE, detections
+from envs.doom.boxes import INPUT_SIZE, detections, split_outputs
 from envs.doom.clips import load_split
 from envs.doom.detector import load_detector
 from envs.doom.labels import CLASS_NAMES
-from envs.doom.loss import detection_loss, token_loss
+from envs.doom.loss import detection_loss, paired_iou, token_loss
+from envs.output_distance import detection_distance
 from envs.task import Clip, Metric, Target, freeze
 
 _MEAN, _STD = 0.25, 0.2
@@ -85,6 +86,22 @@ class DoomDetection:
     def frame_metric(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
         """Average precision at IoU 0.5 of each single frame (B,), all classes together, for rewards."""
         return frame_ap(outputs, targets)
+
+    @staticmethod
+    def output_distance(outputs: Tensor, dense_outputs: Tensor) -> Tensor:
+        """How far scores and boxes are from the dense detector's at each token (B, N); see `detection_distance`.
+
+        From 0 to classes + 1: up to 1 for each class that appears or vanishes, up to 1 for a box that moves.
+        """
+        logits_BNC, boxes_BN4 = split_outputs(outputs)
+        dense_logits_BNC, dense_boxes_BN4 = split_outputs(dense_outputs)
+        overlap_BN, _ = paired_iou(boxes_BN4, dense_boxes_BN4)
+        return detection_distance(logits_BNC.sigmoid(), dense_logits_BNC.sigmoid(), overlap_BN)
+
+    @staticmethod
+    def saliency(outputs: Tensor) -> Tensor:
+        """The best class score of each token (B, N)."""
+        return split_outputs(outputs)[0].sigmoid().amax(-1)
 
     def metric(self) -> Metric:
         """A fresh accumulator of mAP50."""

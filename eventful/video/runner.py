@@ -17,7 +17,8 @@ from torch import Tensor
 
 from eventful.cli import user_input
 from eventful.fidelity import token_distance
-from eventful.model import EventfulModel, drive
+from eventful.gates import drive
+from eventful.model import EventfulModel
 from eventful.state import StreamState
 from eventful.tasks import Task
 from eventful.video.reader import Frame

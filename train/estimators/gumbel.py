@@ -146,6 +146,8 @@ class GumbelEstimator:
         }
         if self._objective.task:
             stats["task_loss_above_dense"] = mean([damage.loss_B for damage in damages if damage.loss_B is not None])
+        if self._objective.needs_outputs:
+            stats["output_distance"] = mean([damage.output_B for damage in damages if damage.output_B is not None])
         return {name: float(distributed.mean(value)) for name, value in stats.items()} | {
             "price": self.budget_control.price
         }

@@ -75,11 +75,12 @@ def differentiable_meter(task: VideoTask, model: EventfulModel, objective: Objec
     """Measures damage with gradients.
 
     Raises:
-        ValueError: If the objective contains the task's metric, or needs labels that the task does not have.
+        ValueError: If the objective contains the task's metric, or needs labels, or a distance of outputs, that the
+            task does not have.
     """
     if objective.metric:
         raise ValueError("objective.metric has no gradient: estimator=reinforce takes it, gumbel and the oracle cannot")
-    return DamageMeter(task, model.backbone, loss=objective.task > 0, metric=False)
+    return DamageMeter(task, model.backbone, loss=objective.task > 0, output=objective.needs_outputs)
 
 
 @dataclass

@@ -215,6 +215,9 @@ class ReinforceEstimator:
             "share_over_budget": relative_TR.mean(),
             "entropy": entropy.detach(),
         }
+        if rollouts.scores[0][0].output:
+            moved_TR = torch.tensor([[score.output["distance"] for score in row] for row in rollouts.scores])
+            stats["output_distance"] = moved_TR.mean()
         means = {name: float(distributed.mean(value.float().cpu())) for name, value in stats.items()}
         return means | {"price": self.budget_control.price}
 
