@@ -94,13 +94,18 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
     for path in checkpoint_paths(config):
         with cli.user_input(f"policy={path}"):
             policy = load_policy(path, kind).to(device_named(config.device))
-        name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, policy.feedback)}".lstrip("/")
+        name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, *_told_apart(policy))}".lstrip("/")
         if name in policies:
             raise UserError(f"policy={path} is there twice")
         policies[name] = policy
     if len({policy.granularity for policy in policies.values()}) > 1:
         raise UserError("policy: checkpoints of different granularity cannot be seeds of one training")
     return policies
+
+
+def _told_apart(policy: TrainablePolicy) -> list[object]:
+    """Settings that change what a policy does, next to its weights; those that it does not use are left out."""
+    return [policy.feedback] if policy.max_age is None else [policy.feedback, policy.max_age]
 
 
 def completed(
