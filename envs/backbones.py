@@ -34,10 +34,10 @@ def load_backbone(
     """Builds a timm model and fills it.
 
     Args:
-        name: timm's name, such as `vit_small_patch14_dinov2`.
-        weights: A .safetensors, .pth, .pt or .bin file. Half precision becomes float, position embeddings are
+        name: Name of the model in timm, such as `vit_small_patch14_dinov2`.
+        weights: Weights file, .safetensors, .pth, .pt or .bin. Half precision becomes float, position embeddings are
             resampled to the model's grid, all names must match. Downloaded by name if None.
-        image_size: (height, width) of the input; the model's own if None.
+        image_size: Height and width of the input in pixels; the model's own if None.
         num_classes: Size of the classifier, 0 for none; the model's own if None.
 
     Raises:

@@ -37,8 +37,8 @@ class EngineState:
     """All streams between two frames, independent of the engine that it was taken from.
 
     Attributes:
-        state: Of the model.
-        slots: Where each stream stands.
+        state: State of the model for all streams.
+        slots: Position of each stream in its clip.
     """
 
     state: StreamState
@@ -53,16 +53,16 @@ class SelectionEngine:
     """Steps B streams of a task's clips.
 
     Args:
-        granularity: `frame`, one decision per frame, or `gate`, one at each gate.
+        granularity: Decisions to make: `frame` for one per frame, or `gate` for one at each gate.
         task: A task, or the name of an installed one.
-        split: Whose clips are played.
+        split: Name of the split whose clips are played.
         budget: Target share of the dense MACs, or a range from which each episode draws, log-uniformly.
         reward: A `Reward`, the name of its kind, or a mapping of its attributes. Where no kind is given it
             is `output` for tasks that offer `output_distance`, `fidelity` for others.
-        task_options: For a task given by name.
-        model_options: For `eventful.wrap`, such as `{"attention": "recompute"}`.
-        policy: Whose own MACs go into the ledger; it is never asked. None for none.
-        score_labels: Whether `info` has the task's loss and metric; None for wherever there are labels.
+        task_options: Options of a task that is given by name.
+        model_options: Options of `eventful.wrap`, such as `{"attention": "recompute"}`.
+        policy: Policy whose own MACs go into the ledger, or None; it is never asked.
+        score_labels: Whether `info` has the task's loss and metric; if None, wherever there are labels.
         cache_mb: Memory for the dense model's results, in MiB.
 
     Raises:
@@ -103,7 +103,7 @@ class SelectionEngine:
 
     @property
     def clips(self) -> Sequence[Clip]:
-        """Of the split."""
+        """Clips of the split."""
         return self.episodes.clips
 
     @property
@@ -120,7 +120,7 @@ class SelectionEngine:
         """Lets streams begin anew: each gets its flush, and stands at its first decision.
 
         Args:
-            starts: For each stream; those that are not mentioned stay where they are.
+            starts: New clip, frame and budget by stream; streams that are not mentioned stay where they are.
 
         Raises:
             StreamError: If one of them is in the middle of a frame that it shares with streams that stay.
@@ -139,7 +139,7 @@ class SelectionEngine:
 
         Args:
             mask_BN: Tokens to update (bool). Prefix tokens are always updated, whatever the mask says.
-            starts: Streams that begin anew instead; their rows of the mask are ignored.
+            starts: New clip, frame and budget of streams that begin anew instead; their rows of the mask are ignored.
 
         Returns:
             Scores of the streams whose frame is complete.

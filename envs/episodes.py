@@ -33,7 +33,7 @@ class Episodes:
     """Draws episodes from clips and budgets.
 
     Args:
-        clips: To play.
+        clips: Clips to play.
         budget: Target share of the dense MACs, or a range from which each episode draws, log-uniformly.
 
     Raises:
@@ -53,8 +53,8 @@ class Episodes:
         """Draws an episode.
 
         Args:
-            random: Of the stream.
-            options: `clip` (name or index), `frame` (of the flush) and `budget` instead of drawn ones.
+            random: Random generator of the stream.
+            options: Values that are given instead of drawn: `clip` (name or index), `frame` (of the flush), `budget`.
 
         Raises:
             ValueError: If an option does not exist, or there is no such clip, frame or budget.

@@ -57,9 +57,9 @@ def load_footage(
     """The frames of a video at the model's size.
 
     Args:
-        video: A file, or a folder of images.
-        size: (H, W) that `resize` makes.
-        resize: uint8 frames (B, H', W', 3) to uint8 frames (B, H, W, 3).
+        video: Video file, or a folder of images.
+        size: Height and width (H, W) of the frames that `resize` makes.
+        resize: Function from uint8 frames (B, H', W', 3) to uint8 frames (B, H, W, 3).
         stop: Number of frames to decode, None for all.
         cache: Folder for decoded footage.
 

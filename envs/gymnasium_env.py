@@ -31,8 +31,8 @@ class SelectionEnv(gymnasium.Env[Observation, Action]):
     """One stream.
 
     Args:
-        render_mode: `rgb_array` or None.
-        **options: As `envs.engine.SelectionEngine` takes them.
+        render_mode: Kind of rendering: `rgb_array` for pictures, None for none.
+        **options: Arguments of `envs.engine.SelectionEngine`.
     """
 
     metadata = METADATA
@@ -50,8 +50,8 @@ class SelectionEnv(gymnasium.Env[Observation, Action]):
         """Begins a clip.
 
         Args:
-            seed: Of the clips and budgets that are drawn from now on.
-            options: `clip` (name or index), `frame` (of the flush), `budget`: given instead of drawn.
+            seed: Seed of the clips and budgets that are drawn from now on.
+            options: Values that are given instead of drawn: `clip` (name or index), `frame` (of the flush), `budget`.
 
         Raises:
             ValueError: If an option does not exist or fit.

@@ -27,9 +27,9 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
     """B streams; stream i is what the single environment seeded with `seed + i` is.
 
     Args:
-        num_envs: B.
-        render_mode: `rgb_array` or None.
-        **options: As `envs.engine.SelectionEngine` takes them.
+        num_envs: Number B of streams.
+        render_mode: Kind of rendering: `rgb_array` for pictures, None for none.
+        **options: Arguments of `envs.engine.SelectionEngine`.
 
     Raises:
         ValueError: If there is not one stream at least.
@@ -55,8 +55,8 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
         """Begins a clip in every stream.
 
         Args:
-            seed: One for each stream, or one number s for s, s + 1, ...
-            options: Those of the single environments, for all streams alike, and `reset_mask`, a bool array (B,) of
+            seed: Seed of each stream, or one number s for s, s + 1, ...
+            options: Options of the single environments, for all streams alike, and `reset_mask`, a bool array (B,) of
                 the streams to reset.
 
         Raises:

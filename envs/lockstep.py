@@ -29,7 +29,7 @@ class Slot:
 
     Attributes:
         clip: Index of the clip.
-        frame: Index of the frame in it that is to be decided on.
+        frame: Index of the clip's frame that is to be decided on.
         budget: Target share of the dense MACs.
         over: Whether the clip has been played to its end.
     """
@@ -44,14 +44,14 @@ class Lockstep:
     """Some streams in step.
 
     Args:
-        model: That runs them.
-        streams: Which they are, ascending.
-        state: Of these streams after the last complete frame.
+        model: Eventful model that runs the streams.
+        streams: Indices of the streams, ascending.
+        state: State of these streams after the last complete frame.
 
     Attributes:
-        gate: At which they stand, 0 to G - 1.
-        frames_BCHW: Their current frames.
-        features: What the model made of the last complete frame.
+        gate: Index of the gate at which the streams stand, 0 to G - 1.
+        frames_BCHW: Current frames of the streams, as the model takes them.
+        features: Features that the model made of the last complete frame.
     """
 
     frames_BCHW: Tensor
@@ -87,7 +87,7 @@ class Lockstep:
         self._observation = next(self._step)
 
     def observe(self, copy: bool = False) -> GateObservation:
-        """What the gate shows; see `SelectionEngine.observe`."""
+        """What the gate at which the streams stand shows; with `copy`, all tensors outlive the next step."""
         if self._observation is None:
             raise StreamError("the streams stand between two frames")
         return _copied(self._observation) if copy else self._observation
@@ -109,7 +109,7 @@ class Lockstep:
 
     @property
     def macs(self) -> FrameMacs:
-        """Of the last complete frame."""
+        """MACs of the last complete frame."""
         if self.state.macs is None:
             raise StreamError("no frame has been computed yet")
         return self.state.macs

@@ -31,7 +31,7 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
 
     Args:
         command: Name of the command, with which its error lines begin.
-        main: Takes the arguments; returns when it has succeeded.
+        main: Function that takes the arguments and returns when it has succeeded.
         argv: Arguments without the program name; those of the process if None.
 
     Raises:
@@ -65,10 +65,10 @@ def user_input(what: str) -> Iterator[None]:
     """Turns a `ValueError` about something that the user gave into a `UserError`.
 
     Args:
-        what: Names the input, such as `--policy runs/demo`; the message begins with it.
+        what: Name of the input, such as `--policy runs/demo`, with which the message begins.
 
     Raises:
-        UserError: In place of the `ValueError`.
+        UserError: For a `ValueError` in the `with` block.
     """
     try:
         yield

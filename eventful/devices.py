@@ -30,8 +30,8 @@ def dtype_named(name: str, key: str = "dtype") -> torch.dtype:
     """The data type of a name.
 
     Args:
-        name: One of `DTYPES`.
-        key: Of the setting, for the message.
+        name: Name of the data type, one of `DTYPES`.
+        key: Name of the setting, for the message.
 
     Raises:
         UserError: If models are not run in such a type.

@@ -1,4 +1,4 @@
-"""How a model runs (`Options`), and what is fixed once the frame size is known (`FramePlan`).
+"""What is fixed once the frame size is known: sizes, and what selections cost.
 
 Shape suffixes: B streams, N tokens.
 """
@@ -7,65 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eventful.attention.paper import expect_paper
-from eventful.attention.protocol import GlobalLayer
-from eventful.block import Block
+from eventful.families import adapt
 from eventful.families.backbone import Backbone
+from eventful.families.block import Block
 from eventful.linear.compiled import compiled_block
 from eventful.linear.onednn import available, onednn_block
 from eventful.macs.ledger import MacLedger
+from eventful.options import Options
 from policies.protocol import Granularity, Layout
-
-AttentionMode = Literal["exact", "paper", "recompute"]
-Reference = Literal["updated", "previous"]
-GatePosition = Literal["after_norm", "before_norm"]
-Resize = Literal["error", "flush"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The ways to run an eventful model; see `eventful.wrap`.
-
-    Raises:
-        ValueError: If an option has a value that does not exist; the message names those that do.
-    """
-
-    granularity: Granularity = "gate"
-    attention: AttentionMode = "exact"
-    reference: Reference = "updated"
-    gate_position: GatePosition = "after_norm"
-    buffer_dtype: torch.dtype | None = None
-    on_resize: Resize = "error"
-    scene_cut: float | None = None
-    compile: str | None = None
-
-    def __post_init__(self) -> None:
-        kinds = {
-            "granularity": Granularity,
-            "attention": AttentionMode,
-            "reference": Reference,
-            "gate_position": GatePosition,
-            "on_resize": Resize,
-        }
-        for name, kind in kinds.items():
-            value = getattr(self, name)
-            if value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-        backends = torch.compiler.list_backends(exclude_tags=())
-        if self.compile is not None and self.compile not in backends:
-            raise ValueError(f"compile must be a backend of torch.compile, one of {backends}, got {self.compile!r}")
-        if self.scene_cut is not None and not self.scene_cut > 0:
-            raise ValueError(f"scene_cut must be a positive share of change, or None, got {self.scene_cut}")
-        if self.buffer_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"buffer_dtype must be float32, bfloat16 or float16, got {self.buffer_dtype}")
-        if self.buffer_dtype is not None and self.attention != "paper":
-            raise ValueError('buffer_dtype is the type of the N x N buffers, which only attention="paper" has')
 
 
 @dataclass(frozen=True)
@@ -88,6 +42,8 @@ class FramePlan:
 
 
 GATES_PER_BLOCK = 3
+KEPT_PLANS = 32
+"""Frame sizes whose plans are kept."""
 
 
 def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
@@ -102,13 +58,75 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
     elif available():
         blocks = [onednn_block(block) for block in blocks]
     dense = _dense_macs(blocks, tokens)
-    gates = 1 if options.granularity == "frame" else GATES_PER_BLOCK * len(blocks)
+    gates = gates_of(options.granularity, len(blocks))
     shares = _shares(blocks, options, dense, tokens, float(gates * tokens * backbone.dim))
     weights = _gate_weights(blocks, options, tokens)
     layout = Layout(
         tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights, dense=dense
     )
     return FramePlan(blocks, layout, dense, embed, head)
+
+
+class Plans:
+    """A model taken apart, and its plans by frame size: made anew where the model has other layers than it had.
+
+    Args:
+        vit: The model.
+        options: How it runs.
+
+    Attributes:
+        structure: Counts up whenever layers have been replaced by others; copies of a model start with the same number.
+
+    Raises:
+        UnsupportedModel: Naming the part of the model that is in the way.
+    """
+
+    def __init__(self, vit: nn.Module, options: Options) -> None:
+        self._options = options
+        self.structure = 0
+        self._signature: tuple[object, ...] = ()
+        self._backbone: Backbone | None = None
+        self._plans: dict[tuple[int, int], FramePlan] = {}
+        self.backbone(vit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied model holds other layers: what was made from these must not go along.
+        return self.__dict__ | {"_backbone": None, "_plans": {}}
+
+    def backbone(self, vit: nn.Module, thorough: bool = False) -> Backbone:
+        """The model's parts as they are now.
+
+        Args:
+            vit: The model.
+            thorough: Whether to look for replaced layers of any kind, not for blocks and attention alone.
+
+        Raises:
+            UnsupportedModel: If a part was replaced by one that is not supported, naming it.
+        """
+        known = self._backbone
+        if known is not None and known.is_current(vit) and not (thorough and not known.is_unchanged()):
+            return known
+        made = adapt(vit)
+        signature = made.signature()
+        if known is not None or signature != self._signature:
+            self.structure += 1
+        self._backbone, self._signature, self._plans = made, signature, {}
+        return made
+
+    def plan(self, vit: nn.Module, frame: Tensor) -> FramePlan:
+        """The plan for frames like this one (B, 3, H, W)."""
+        backbone = self.backbone(vit)
+        size = (frame.shape[-2], frame.shape[-1])
+        if size not in self._plans:
+            if len(self._plans) > KEPT_PLANS:
+                self._plans.clear()
+            self._plans[size] = make_plan(backbone, self._options, frame)
+        return self._plans[size]
+
+
+def gates_of(granularity: Granularity, blocks: int) -> int:
+    """Decisions per frame of a model with so many blocks."""
+    return 1 if granularity == "frame" else GATES_PER_BLOCK * blocks
 
 
 def _dense_macs(blocks: Sequence[Block], tokens: int) -> float:
@@ -153,7 +171,7 @@ def _count_attention(block: Block, options: Options, ledger: MacLedger, counts: 
         block.attention.count_dense(ledger, counts, tokens)
     elif options.attention == "exact":
         block.attention.expect_exact(ledger, counts, tokens)
-    elif options.attention == "paper" and isinstance(block.attention, GlobalLayer):
-        expect_paper(block.attention, ledger, counts, tokens)
+    elif options.attention == "paper":
+        block.attention.expect_paper(ledger, counts, tokens)
     else:
         block.attention.count_dense(ledger, float(tokens), tokens)

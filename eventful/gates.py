@@ -16,19 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eventful.attention.full import QKV, write
-from eventful.attention.paper import blend_paper, count_paper, update_paper
-from eventful.attention.protocol import AttentionLayer, GlobalLayer
-from eventful.block import Block
-from eventful.frame_plan import FramePlan, Options
+from eventful.attention.buffers import QKV, buffered, write
+from eventful.attention.protocol import AttentionLayer
+from eventful.families.block import Block
+from eventful.frame_plan import FramePlan
 from eventful.macs.ledger import MacLedger
+from eventful.options import Options
 from eventful.rows import AllRows, Counts, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
 from policies.protocol import GateObservation, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
 Kind = Literal["qkv", "proj", "mlp", "frame"]
-Filled = TypeVar("Filled")
 Result = TypeVar("Result")
 
 
@@ -38,7 +37,7 @@ class FrameRun:
     Args:
         plan: Sizes and costs.
         options: How the model runs.
-        state: Of the streams; edited.
+        state: State of the B streams; edited in place.
         flush: Whether everything is computed without asking a policy.
         masked: Masked (training) or packed execution.
         policy_macs: MACs of the policy itself per gate and stream, beyond the error norm.
@@ -141,6 +140,10 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
     # Before the norm, x itself is what policies are shown, and may remember.
     add = torch.Tensor.add_ if after_norm and not run.masked else torch.add
     for block, state in zip(blocks, run.state.blocks, strict=True):
+        hooked = block.hooked
+        taken_BND = block.enter(x_BND)
+        # Hooks may keep what they see: it is not edited.
+        x_BND = taken_BND.clone() if hooked else taken_BND
         out_BND = yield from _attend(run, block, state, x_BND)
         rows, tokens, state.gates["proj"] = yield from run.decide(
             state.gates.get("proj"), "proj", out_BND, attention=state.attention
@@ -148,7 +151,7 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
         run.ledger.add("token_wise", rows.counts * block.proj_macs)
         if not rows.empty:
             state.proj_BND = rows.put(state.proj_BND, block.proj(tokens))
-        x_BND = add(x_BND, _filled(state.proj_BND))
+        x_BND = add(x_BND, buffered(state.proj_BND))
 
         rows, tokens, state.gates["mlp"] = yield from run.decide(
             state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND, attention=state.attention
@@ -156,7 +159,8 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
         run.ledger.add("token_wise", rows.counts * block.mlp_macs)
         if not rows.empty:
             state.mlp_BND = rows.put(state.mlp_BND, block.mlp(tokens if after_norm else block.norm2(tokens)))
-        x_BND = add(x_BND, _filled(state.mlp_BND))
+        x_BND = add(x_BND, buffered(state.mlp_BND))
+        x_BND = block.leave(taken_BND, x_BND).clone() if hooked else x_BND
     return x_BND
 
 
@@ -168,10 +172,8 @@ def _attend(run: FrameRun, block: Block, state: BlockState, x_BND: Tensor) -> De
     )
     run.ledger.add("token_wise", rows.counts * block.qkv_macs)
     new = None if rows.empty else block.qkv(tokens if after_norm else block.norm1(tokens), rows)
-    if run.masked:
-        out_BNHd = _attention_masked(run, block.attention, state.attention, rows, _filled(new))
-    else:
-        out_BNHd = _attention_packed(run, block.attention, state.attention, rows, new)
+    attend = _attention_masked if run.masked else _attention_packed
+    out_BNHd = attend(run, block.attention, state.attention, rows, new)
     return out_BNHd.flatten(2).to(x_BND.dtype)
 
 
@@ -179,42 +181,27 @@ def _attention_packed(
     run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV | None
 ) -> Tensor:
     """Brings the buffers up to date; returns attention outputs (B, N, H, d)."""
-    mode = run.options.attention
-    if mode == "paper" and isinstance(attention, GlobalLayer):
-        if new is not None:
-            update_paper(attention, state, rows, new, run.ledger, run.options.buffer_dtype)
-        return _filled(state.out_BNHd)
-    if mode == "exact":
-        if new is not None:
-            attention.update_exact(state, rows, new, run.ledger)
-        elif state.out_BNHd is None:
-            attention.flush_exact(state)
-            attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-        return _filled(state.out_BNHd)
-    # "recompute"; windowed attention is token-wise only in the paper, too.
-    if new is not None:
-        write(state, rows, new)
-    attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-    return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
+    mode, ledger = run.options.attention, run.ledger
+    if mode == "paper":
+        return attention.update_paper(state, rows, new, ledger, run.options.buffer_dtype)
+    update = attention.update_exact if mode == "exact" else attention.recompute
+    return update(state, rows, new, ledger)
 
 
-def _attention_masked(run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV) -> Tensor:
+def _attention_masked(
+    run: FrameRun, attention: AttentionLayer, state: AttentionState, rows: Rows, new: QKV | None
+) -> Tensor:
     """The same with gradients; the ledger has the cost of the packed frame."""
-    mode = run.options.attention
-    if mode == "paper" and isinstance(attention, GlobalLayer):
-        if run.flush:
-            attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-        else:
-            count_paper(attention, run.ledger, rows)
-        return blend_paper(attention, state, rows, new, run.options.buffer_dtype)
+    if new is None:
+        raise ValueError("masked execution computes all rows")
+    mode, ledger = run.options.attention, run.ledger
+    if mode == "paper":
+        return attention.blend_paper(state, rows, new, ledger, run.options.buffer_dtype)
     if mode == "exact" and not run.flush:
-        attention.count_exact(run.ledger, rows)
+        attention.count_exact(ledger, rows)
     else:
-        attention.count_dense(run.ledger, float(rows.tokens), rows.tokens)
-    write(state, rows, new)
-    # A packed frame may follow: it must not go on from sums that know nothing of this one.
-    state.out_BNHd = state.lse_BNH = state.axes_BNHA = None
-    return attention.dense(_filled(state.q_BNHd), _filled(state.k_BNHd), _filled(state.v_BNHd))
+        attention.count_dense(ledger, float(rows.tokens), rows.tokens)
+    return attention.blend(state, rows, new)
 
 
 def through_frame(
@@ -227,19 +214,14 @@ def through_frame(
     if rows.empty:
         return rows, tokens
     for block, state in zip(blocks, run.state.blocks, strict=True):
+        taken = tokens = block.enter(tokens)
         q, k, v = block.qkv(block.norm1(tokens), rows)
         write(state.attention, rows, (None, k, v))
         tokens = tokens + block.proj(block.attention.rows(q, rows, state.attention).flatten(-2))
-        tokens = tokens + block.mlp(block.norm2(tokens))
+        tokens = block.leave(taken, tokens + block.mlp(block.norm2(tokens)))
         run.ledger.add("token_wise", rows.counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
         block.attention.count_dense(run.ledger, rows.counts, rows.tokens)
     return rows, tokens
-
-
-def _filled(tensor: Filled | None) -> Filled:
-    if tensor is None:
-        raise ValueError("an eventful block was asked for a buffer that no flush has filled")
-    return tensor
 
 
 def drive(

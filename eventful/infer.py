@@ -59,18 +59,18 @@ def run(
     """Runs a policy on a video.
 
     Args:
-        video: A file, a stream address, a camera device, or a folder of images.
+        video: Video file, stream address, camera device, or folder of images.
         policy: Folder of a checkpoint, its name on the model hub, or a policy (those of your own classes:
             `policies.load(folder, MyClass)`).
         task: Name of a task, `MODULE:CLASS`, or a task; by default the installed one that the checkpoint was trained
             with.
-        task_options: For the task, over those that the checkpoint was trained with.
+        task_options: Options of the task that replace those of the checkpoint's training.
         budget: Share of the dense MACs, or a schedule [(first frame, budget), ...]; the policy's own if None.
-        options: For `eventful.wrap`, over those that the checkpoint was trained with.
-        device: Such as `cuda:0`; the first GPU if there is one, else the CPU.
-        dtype: `float32`, `float16` or `bfloat16`.
-        dense_every: Every so many frames, compare with the dense model; 0 for never.
-        max_frames: Stop after so many frames.
+        options: Options of `eventful.wrap` that replace those of the checkpoint's training.
+        device: Name of the device, such as `cuda:0`; if None, the first GPU if there is one, else the CPU.
+        dtype: Data type of weights and frames: `float32`, `float16` or `bfloat16`.
+        dense_every: Number of frames from one comparison with the dense model to the next; 0 for none.
+        max_frames: Largest number of frames; all if None.
 
     Yields:
         A `FrameResult` for each frame, as soon as it is there.
@@ -94,7 +94,7 @@ def prepare(
     dtype: str = "float32",
     dense_every: int = 0,
 ) -> VideoRunner:
-    """Builds the model that a policy is for, with the policy in it; see `run` for arguments and errors."""
+    """Builds the model that a policy is for, with the policy in it; takes the arguments of `run`."""
     if not isinstance(policy, Policy):
         with cli.user_input(f"policy {policy}"):
             policy = policies.load(policy)

@@ -14,20 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from eventful.errors import StreamError
-from eventful.families import adapt
 from eventful.families.backbone import Backbone
-from eventful.frame_plan import (
-    AttentionMode,
-    FramePlan,
-    GatePosition,
-    Granularity,
-    Options,
-    Reference,
-    Resize,
-    make_plan,
-)
+from eventful.frame_plan import Plans, gates_of
 from eventful.gates import FrameRun, drive, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
+from eventful.options import AttentionMode, GatePosition, Options, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
     Saliency,
@@ -38,7 +29,7 @@ from eventful.stream_checks import (
     matching_state,
     memory_without_flushed,
 )
-from policies.protocol import GateObservation, Layout, Policy, Selection
+from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
 
 Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
 Result = TypeVar("Result")
@@ -85,32 +76,43 @@ def wrap(
 
     Raises:
         UnsupportedModel: Naming the part of the model that is in the way.
+        PolicyMismatch: If the policy was made for another model.
         ValueError: If an option has a value that does not exist.
     """
     options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
-    return EventfulModel(adapt(vit), policy, options, saliency)
+    return EventfulModel(vit, policy, options, saliency)
 
 
 class EventfulModel(nn.Module):
-    """A vision transformer with state; see `wrap`."""
+    """A vision transformer with state, made by `wrap`, which says what the arguments are.
 
-    def __init__(self, backbone: Backbone, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
+    What runs is what `vit` holds now. It may be copied, cast, quantised, pruned or given other layers: what was worked
+    out for its structure is worked out anew, and the next frame is a flush, when blocks or attention layers have been
+    replaced. Replacing other layers, like changing weights, shows in tokens as they are updated.
+    """
+
+    def __init__(self, vit: nn.Module, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
         super().__init__()
-        self.vit = backbone.vit.eval()
+        self.vit = vit.eval()
         self.options, self.saliency = options, saliency
-        # Neither of these belongs into the state_dict of the backbone.
-        self.__dict__["_backbone"] = backbone
-        self.__dict__["_policy"] = policy
+        self._plans = Plans(self.vit, options)
         self._state: StreamState | None = None
-        self._plans: dict[tuple[int, int], FramePlan] = {}
+        self.policy = policy
 
     @property
     def policy(self) -> Policy:
-        """The policy in charge; may be replaced between two frames."""
+        """The policy in charge; may be replaced between two frames.
+
+        Raises:
+            PolicyMismatch: If a policy is attached that was made for another model.
+        """
         return self.__dict__["_policy"]
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
+        granularity = self.options.granularity
+        policy.check(gates_of(granularity, len(self.backbone.vit.blocks)), self.backbone.dim, granularity)
+        # A policy does not belong into the state_dict of the model.
         self.__dict__["_policy"] = policy
         if self._state is not None:
             self._state.memory = {}
@@ -124,8 +126,12 @@ class EventfulModel(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The model's parts."""
-        return self.__dict__["_backbone"]
+        """The model's parts, as they are now.
+
+        Raises:
+            UnsupportedModel: If a part was replaced by one that is not supported, naming it.
+        """
+        return self._plans.backbone(self.vit)
 
     @property
     def state(self) -> StreamState | None:
@@ -242,7 +248,7 @@ class EventfulModel(nn.Module):
 
     def layout(self, frame: Tensor) -> Layout:
         """What policies are told about this model on frames like this one (B, 3, H, W)."""
-        return self._plan(frame).layout
+        return self._plans.plan(self.vit, frame).layout
 
     def _run(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         """`decisions`, without a look at what comes out."""
@@ -250,23 +256,27 @@ class EventfulModel(nn.Module):
 
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         check_frame(frame)
-        size = (frame.shape[-2], frame.shape[-1])
+        plans, size = self._plans, (frame.shape[-2], frame.shape[-1])
+        backbone = plans.backbone(self.vit)
         if state is not None:
-            state = matching_state(frame, state, self.options.on_resize)
-        plan = self._plan(frame)
+            state = matching_state(frame, state, self.options.on_resize, plans.structure)
         flush = state is None or bool(state.flush_B.all())
-        state = fresh_state(frame, len(plan.blocks), state) if flush or state is None else editable(state)
+        if flush:
+            backbone = plans.backbone(self.vit, thorough=True)
+            backbone.warn_of_hooks()
+        plan = plans.plan(self.vit, frame)
+        state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
-        tokens_BND = self.backbone.embed(frame).contiguous()
+        tokens_BND = backbone.embed(frame).contiguous()
         if self.options.granularity == "gate":
             out_BND = yield from through_gates(run, plan.blocks, tokens_BND)
-            features_BND = self.backbone.finish(out_BND)
+            features_BND = backbone.finish(out_BND)
         else:
             rows, tokens = yield from through_frame(run, plan.blocks, tokens_BND)
             if not rows.empty:
-                state.features_BND = rows.put(state.features_BND, self.backbone.finish(tokens))
+                state.features_BND = rows.put(state.features_BND, backbone.finish(tokens))
             # The buffer is edited in place by the next frame; what the caller holds must not change.
             features_BND = state.features_BND.clone()  # type: ignore[union-attr]
         if run.flush_B is not None:
@@ -276,15 +286,7 @@ class EventfulModel(nn.Module):
         state.flushed_B = ~none_B if flush else none_B if run.flush_B is None else run.flush_B
         state.flush_B = none_B
         state.macs = run.ledger.report()
-        return self.backbone.features(features_BND, size), state
-
-    def _plan(self, frame: Tensor) -> FramePlan:
-        size = (frame.shape[-2], frame.shape[-1])
-        if size not in self._plans:
-            if len(self._plans) > 32:
-                self._plans.clear()
-            self._plans[size] = make_plan(self.backbone, self.options, frame)
-        return self._plans[size]
+        return backbone.features(features_BND, size), state
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
         """Moves and casts the policy and the state together with the weights."""

@@ -26,9 +26,9 @@ class Rows:
     """A set of token rows in B streams of N tokens.
 
     Attributes:
-        streams: B.
-        tokens: N.
-        counts: Selected rows in each stream.
+        streams: Number B of streams.
+        tokens: Number N of tokens of a stream.
+        counts: Number of selected rows in each stream.
     """
 
     streams: int
@@ -68,9 +68,9 @@ class AllRows(Rows):
     """Every row: values replace the buffer.
 
     Args:
-        streams: B.
-        tokens: N.
-        in_place: Copy into an existing buffer; must be False where gradients flow.
+        streams: Number B of streams.
+        tokens: Number N of tokens of a stream.
+        in_place: Whether values are copied into an existing buffer; must be False where gradients flow.
     """
 
     def __init__(self, streams: int, tokens: int, in_place: bool) -> None:
@@ -105,8 +105,8 @@ class PackedRows(Rows):
     """Selected rows only, of all streams in one list, in order of stream and token.
 
     Attributes:
-        flat_P: Indices b * N + n.
-        lengths: Selected rows in each stream, as Python ints.
+        flat_P: Indices b * N + n of the selected rows.
+        lengths: Number of selected rows in each stream, as Python ints.
         index_BM: Token indices (B, M) if all streams select the same number, else None.
     """
 
@@ -123,7 +123,7 @@ class PackedRows(Rows):
 
     @classmethod
     def from_index(cls, index_BM: Tensor, tokens: int) -> PackedRows:
-        """From the same number of token indices in each stream."""
+        """The rows of the same number of token indices in each stream."""
         B, M = index_BM.shape
         if B == 1:
             return cls(index_BM[0], [M], tokens)
@@ -132,7 +132,7 @@ class PackedRows(Rows):
 
     @classmethod
     def from_mask(cls, mask_BN: Tensor) -> PackedRows:
-        """From a bool mask."""
+        """The rows where a bool mask is True."""
         flat_P = mask_BN.reshape(-1).nonzero().squeeze(1)
         lengths = [flat_P.numel()] if mask_BN.shape[0] == 1 else mask_BN.sum(1).tolist()
         return cls(flat_P, lengths, mask_BN.shape[1])
@@ -180,7 +180,7 @@ class MaskedRows(Rows):
     """Every row is computed, and blended into the buffer by a mask.
 
     Attributes:
-        mask_BN: Bool, or in [0, 1] and carrying gradients.
+        mask_BN: Mask of the rows, bool, or in [0, 1] and carrying gradients.
     """
 
     def __init__(self, mask_BN: Tensor) -> None:
@@ -220,9 +220,9 @@ def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: b
 
     Args:
         selection: A policy's answer.
-        tokens: N.
+        tokens: Number N of tokens of a stream.
         flush_B: Streams of which everything must be computed whatever the policy says, or None.
-        masked: Masked (training) or packed execution.
+        masked: Whether execution is masked (training) rather than packed.
 
     Raises:
         ValueError: If the selection does not fit the gate (wrong shape, index out of range, float mask in

@@ -21,7 +21,7 @@ from eventful.macs.ledger import FrameMacs
 
 @dataclass
 class GateState:
-    """Of one gate.
+    """State of one gate.
 
     Attributes:
         reference_BND: Tokens as they were last sent on (section 3.1, u); with `reference="previous"`, the
@@ -39,13 +39,13 @@ class AttentionState:
 
     Attributes:
         q_BNHd: Queries; None with granularity "frame", which never needs old ones.
-        k_BNHd: Keys, with positions already applied.
+        k_BNHd: Keys with positions already applied.
         v_BNHd: Values.
         out_BNHd: Attention outputs, float32 (`attention="exact"` and `"paper"`).
         lse_BNH: Log-sum-exp of each row of logits, float32 (`attention="exact"` only).
         axes_BNHA: Biases of each query against key rows and key columns (`"exact"`, relative positions only).
         logits_BHNK: Query-key products, scaled (`attention="paper"` only).
-        weights_BHNK: Attention weights; each column as of its key's last update (`attention="paper"` only).
+        weights_BHNK: Attention weights, each column from its key's last update (`attention="paper"` only).
     """
 
     q_BNHd: Tensor | None = None
@@ -60,11 +60,11 @@ class AttentionState:
 
 @dataclass
 class BlockState:
-    """Of one transformer block.
+    """State of one transformer block.
 
     Attributes:
-        gates: The states of the qkv, proj and mlp gates (granularity "gate").
-        attention: Attention buffers.
+        gates: States of the qkv, proj and mlp gates, by kind (granularity "gate").
+        attention: Buffers of the attention layer.
         proj_BND: Token buffer after the output projection.
         mlp_BND: Token buffer after the MLP.
     """
@@ -77,22 +77,23 @@ class BlockState:
 
 @dataclass
 class StreamState:
-    """Of B streams between two frames.
+    """State of B streams between two frames.
 
     Attributes:
-        blocks: One state per transformer block.
-        frame_gate: The one gate of granularity "frame", else None.
+        blocks: State of each transformer block.
+        frame_gate: State of the one gate of granularity "frame", else None.
         features_BND: Final tokens of the preceding frame (granularity "frame"), else None.
-        flush_B: Streams whose next frame is a flush.
+        flush_B: Whether each stream's next frame is a flush (bool).
         flushed_B: Streams of which the preceding frame computed everything, without asking the policy; None before
             the first frame.
-        macs: Of the preceding frame.
-        memory: What the policy remembers.
+        macs: MACs of the preceding frame.
+        memory: Tensors that the policy remembers, by name.
         saliency_BN: How much the consumer cared for each token in the preceding frame's outputs, in [0, 1], float32; 1
             for prefix tokens. None where nobody says.
         saliency_before_BN: The same one frame earlier; that of the preceding frame itself if it was a flush.
         frame: Number of frames seen.
-        size: (height, width) of the frames.
+        size: Height and width of the frames in pixels.
+        structure: Number of the model's structure, which counts up when its layers are replaced.
     """
 
     blocks: list[BlockState]
@@ -106,10 +107,11 @@ class StreamState:
     saliency_BN: Tensor | None = None
     saliency_before_BN: Tensor | None = None
     frame: int = 0
+    structure: int = 0
 
     @property
     def streams(self) -> int:
-        """B."""
+        """Number B of streams."""
         return self.flush_B.shape[0]
 
     def ages(self) -> Tensor:
@@ -172,6 +174,8 @@ class StreamState:
             raise ValueError("cat needs at least one state")
         if any(state.size != states[0].size for state in states):
             raise ValueError(f"states of different frame sizes: {sorted({s.size for s in states})}")
+        if any(state.structure != states[0].structure for state in states):
+            raise ValueError("states from before and after layers of the model were replaced cannot be joined")
         newest = max(state.frame for state in states)
         aligned = [state._advance(newest - state.frame) for state in states]
         _fill([state.memory for state in aligned], [state.streams for state in aligned])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eventful.errors import StreamError
-from eventful.frame_plan import Resize
+from eventful.options import Resize
 from eventful.state import BlockState, StreamState
 from policies.protocol import Layout
 
@@ -33,8 +33,14 @@ def check_frame(frame: Tensor) -> None:
         raise StreamError("the frame has NaN or infinite pixels")
 
 
-def matching_state(frame: Tensor, state: StreamState, on_resize: Resize) -> StreamState | None:
-    """The state, or None where a frame of another size makes everything anew.
+def matching_state(frame: Tensor, state: StreamState, on_resize: Resize, structure: int) -> StreamState | None:
+    """The state, or None where everything is made anew: another frame size, or a model with other layers.
+
+    Args:
+        frame: (B, 3, H, W).
+        state: What the preceding frame left.
+        on_resize: What a frame of another size does.
+        structure: Number of the model's structure.
 
     Raises:
         StreamError: If the frame has another number of streams, or another size and `on_resize` is "error".
@@ -44,6 +50,8 @@ def matching_state(frame: Tensor, state: StreamState, on_resize: Resize) -> Stre
             f"the frame has {frame.shape[0]} streams, the state {state.streams}: reset() or select() first"
         )
     size = (frame.shape[-2], frame.shape[-1])
+    if structure != state.structure:
+        return None
     if size == state.size:
         return state
     if on_resize == "flush":
@@ -54,14 +62,21 @@ def matching_state(frame: Tensor, state: StreamState, on_resize: Resize) -> Stre
     )
 
 
-def fresh_state(frame: Tensor, blocks: int, state: StreamState | None) -> StreamState:
-    """A state without buffers; frame numbers and the memory of the policy go on."""
+def fresh_state(frame: Tensor, blocks: int, structure: int, state: StreamState | None) -> StreamState:
+    """A state without buffers; frame numbers and the memory of the policy go on.
+
+    Args:
+        frame: (B, 3, H, W).
+        blocks: Number of transformer blocks.
+        structure: Number of the model's structure.
+        state: State from before the flush, if there is one.
+    """
     flush_B = torch.ones(frame.shape[0], dtype=torch.bool, device=frame.device)
     size = (frame.shape[-2], frame.shape[-1])
     empty = [BlockState() for _ in range(blocks)]
     if state is None:
-        return StreamState(empty, flush_B, size)
-    return StreamState(empty, flush_B, size, memory=dict(state.memory), frame=state.frame)
+        return StreamState(empty, flush_B, size, structure=structure)
+    return StreamState(empty, flush_B, size, memory=dict(state.memory), frame=state.frame, structure=structure)
 
 
 @torch.no_grad()

@@ -29,14 +29,14 @@ from eventful.user_code import is_user_code, load_user_code
 
 GROUP = "eventful.tasks"
 PARTS = ("name", "model", "class_names", "preprocess", "predictions")
-"""What every task has."""
+"""Names of what every task has."""
 
 
 class Task(Protocol):
     """What inference needs of a task; `envs.task.VideoTask` has it.
 
     Attributes:
-        name: Short name.
+        name: Short name of the task.
         model: The frozen dense model.
         class_names: Names of the predicted classes, empty if there are none.
     """
@@ -61,8 +61,8 @@ def load_task(name: str, **options: Any) -> Any:
     """Builds a task.
 
     Args:
-        name: As in `task=NAME`: of an installed task, or `MODULE:CLASS`, which is imported.
-        **options: Plain data for the task; what it takes is in its own documentation.
+        name: Name of an installed task, or `MODULE:CLASS`, which is imported.
+        **options: Options of the task, plain data; its own documentation lists them.
 
     Returns:
         A `Task`; those of this package are whole `envs.task.VideoTask`s.

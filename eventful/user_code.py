@@ -30,9 +30,9 @@ def load_user_code(name: str, setting: str, kind: str = "function") -> Callable[
     """Imports what a name stands for.
 
     Args:
-        name: `MODULE:NAME`.
-        setting: Where the user gave it, such as `policies`; messages begin with it.
-        kind: What is to be found there: `function` or `class`.
+        name: Name of the code, `MODULE:NAME`.
+        setting: Name of the setting that holds it, such as `policies`, with which messages begin.
+        kind: Kind of the code: `function` or `class`.
 
     Raises:
         UserError: If the name has another form, its module cannot be imported, or there is no such thing in it.
@@ -60,8 +60,8 @@ def policy_class(name: str, setting: str) -> type[TrainablePolicy]:
     """The class of a policy.
 
     Args:
-        name: `learned`, or `MODULE:CLASS` of the user's own.
-        setting: Where the user gave it; messages begin with it.
+        name: Name of the class: `learned`, or `MODULE:CLASS` of the user's own.
+        setting: Name of the setting that holds it, with which messages begin.
 
     Raises:
         UserError: If there is no such class, or it is none that can be trained.

@@ -17,7 +17,7 @@ class BudgetedPolicy(Policy):
     """A policy that can be told what to spend.
 
     Args:
-        budget: See `budget`.
+        budget: Target share of the dense MACs in (0, 1], one for all streams or one for each (B,).
     """
 
     _budget: Budget

@@ -51,7 +51,7 @@ class GlobalTopR(Policy):
     Args:
         r: Mean number of tokens per gate and stream.
         gain: Step of log tau per frame, as a share of the relative excess of the realised over the asked number.
-        momentum: Of the running mean errors.
+        momentum: Weight of the past in the running mean errors, in [0, 1).
     """
 
     def __init__(self, r: int, gain: float = 0.3, momentum: float = 0.9) -> None:

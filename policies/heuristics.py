@@ -15,7 +15,7 @@ class TopR(Policy):
     """The r tokens with the largest error norm, in every gate. Prefix tokens are among the r.
 
     Args:
-        r: Tokens per gate and stream; more than N selects all.
+        r: Number of tokens per gate and stream; more than N selects all.
 
     Raises:
         ValueError: If r is negative.
@@ -77,7 +77,7 @@ class Random(Policy):
 
     Args:
         fraction: Share of the tokens per gate, in [0, 1].
-        seed: Of the policy's own generator.
+        seed: Seed of the policy's own random generator.
     """
 
     def __init__(self, fraction: float, seed: int = 0) -> None:

@@ -23,7 +23,7 @@ class Provenance:
         task: Name of the task; empty if it is not known.
         task_options: Plain data that the task was built with.
         options: Keyword arguments of `eventful.wrap`, such as the granularity.
-        policy: `MODULE:CLASS` of the policy; empty for those of this package.
+        policy: Class of the policy, `MODULE:CLASS`; empty for those of this package.
         objective: What it was trained to keep: weights of the kinds of damage; empty if they are not known.
     """
 
@@ -35,7 +35,7 @@ class Provenance:
 
     @classmethod
     def of(cls, value: Provenance | Mapping[str, Any] | None) -> Provenance:
-        """From what a checkpoint holds; as it is, or empty for None.
+        """The record that a checkpoint holds; one that is ready-made as it is, an empty one for None.
 
         Raises:
             ValueError: If it is of another format, or no such record.
@@ -57,7 +57,7 @@ class Provenance:
         return cls(str(task.pop("name", "")), task, options, str(value.get("policy", "")), objective)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `of` reads it."""
+        """The plain data that `of` reads."""
         task = {"name": self.task, **self.task_options} if self.task else {}
         kept = {"format": FORMAT, "task": task, "options": dict(self.options)}
         own = {"policy": self.policy, "objective": dict(self.objective)}

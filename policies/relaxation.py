@@ -19,10 +19,10 @@ def concrete_mask(
     """A hard 0/1 mask (float) whose gradient is that of the relaxed one.
 
     Args:
-        logit_BN: Log-odds of selection.
-        temperature: Of the relaxation; must be positive.
-        noise: Add logistic noise (training); without, the mask is 1[logit > 0].
-        generator: Of the noise.
+        logit_BN: Log-odds of selection (B, N).
+        temperature: Temperature of the relaxation, above 0.
+        noise: Whether logistic noise is added (training); without, the mask is 1[logit > 0].
+        generator: Random generator of the noise; torch's own if None.
 
     Raises:
         ValueError: If the temperature is not positive.

@@ -20,7 +20,7 @@ class ThresholdTable(nn.Module):
 
     Args:
         budgets: K shares of the dense MACs, strictly ascending, in (0, 1].
-        gates: G.
+        gates: Number G of gates.
 
     Raises:
         ValueError: If the budgets are not ascending or out of range.

@@ -40,18 +40,18 @@ class BenchmarkConfig:
     Attributes:
         model: Name of a timm model; weights are random.
         model_options: Further keyword arguments of `timm.create_model`, as `model_options.NAME=VALUE`.
-        cases: What to run: `SIZE/R`, side of the frames in pixels and tokens that each gate selects.
-        modes: Any of gate/exact, gate/paper, gate/recompute, frame; an empty list times none.
-        repeats: Frames that are timed; every one goes through the dense model and all modes.
-        warmup: Frames before them, after the flush.
-        dtype: float32, bfloat16 or float16.
-        buffer_dtype: Of the N x N buffers of gate/paper; as dtype if null.
-        device: Such as `cpu` or `cuda:0`.
-        threads: CPU threads; torch's choice if 0.
-        video: Take frames from this file or folder; a synthetic stream if null.
-        noise: By how much each pixel of the synthetic stream changes in a frame (standard deviation).
-        changed: Share of the picture that changes entirely in a frame of the synthetic stream.
-        seed: Of the synthetic stream.
+        cases: Cases to run, each `SIZE/R`: side of the frames in pixels, and tokens that each gate selects.
+        modes: Modes to time, any of gate/exact, gate/paper, gate/recompute, frame; an empty list times none.
+        repeats: Number of timed frames; every one goes through the dense model and all modes.
+        warmup: Number of frames between the flush and the timed ones.
+        dtype: Data type of weights and frames: float32, bfloat16 or float16.
+        buffer_dtype: Data type of the N x N buffers of gate/paper; `dtype` if null.
+        device: Name of the device, such as `cpu` or `cuda:0`.
+        threads: Number of CPU threads; torch's own choice if 0.
+        video: Video file or folder of images to take frames from; a synthetic stream if null.
+        noise: Standard deviation of each pixel's change from frame to frame in the synthetic stream.
+        changed: Share of the picture that changes entirely in each frame of the synthetic stream.
+        seed: Seed of the synthetic stream.
         memory: Whether to measure peak memory, which runs each mode once more, by itself.
         accounting: Cases for which a real ViTDet-B is checked against the paper's compute column.
         profile: Modes of which to list where time goes, operation by operation; `dense` is one, too.

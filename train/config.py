@@ -69,7 +69,7 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
 
     Args:
         cls: A dataclass; nested dataclasses are reached as `outer.inner=value`.
-        argv: A YAML file (optional) and `key=value` overrides, later ones first; `--print-config` or `--help`.
+        argv: YAML file (optional) and `key=value` overrides, of which the last counts; `--print-config` or `--help`.
         command: Name of the command, for `--help`.
 
     Returns:
@@ -150,10 +150,10 @@ def _rename(cls: Any, values: dict[str, Any], origin: str, given: dict[str, tupl
     """Moves values of earlier versions' names to the names of now, in place.
 
     Args:
-        cls: The config.
-        values: What one source says.
-        origin: Of the values, for messages.
-        given: What the file, or the command line, has said so far: by name of now, the name used and the value.
+        cls: Dataclass of the config.
+        values: Values that one source gives, by name; edited in place.
+        origin: Name of the source, for messages.
+        given: Settings from the file, or the command line, so far: by name of now, the name used and the value.
 
     Raises:
         UserError: If one setting has different values under both names.

@@ -35,8 +35,8 @@ class CurvesConfig:
 
     Attributes:
         runs: Folders of runs by label, as `runs.LABEL=[FOLDER,FOLDER]`; those of one label differ in their seeds.
-        out: The picture.
-        reward: What the runs were rewarded for, in words.
+        out: Path of the picture.
+        reward: Reward of the runs, in words, for the label of the axis.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)
@@ -49,9 +49,9 @@ class Curve:
     """One run at one budget.
 
     Attributes:
-        minutes: Of training, at each look.
-        reward: Of the learned policy.
-        heuristic: Of the calibrated threshold, the same throughout.
+        minutes: Minutes of training at each look.
+        reward: Reward of the learned policy at each look.
+        heuristic: Reward of the calibrated threshold, the same throughout.
     """
 
     minutes: list[float]
@@ -67,7 +67,7 @@ class Curve:
 
 
 Curves = Mapping[str, Sequence[Mapping[float, Curve]]]
-"""By label, run and budget."""
+"""Curves by label, run and budget."""
 
 
 def read_curves(folder: Path) -> dict[float, Curve]:

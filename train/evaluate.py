@@ -43,8 +43,8 @@ def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Compariso
     """Runs, or goes on running, an evaluation and writes its tables and plots.
 
     Args:
-        config: What to evaluate.
-        task: Where; by default the one that the config or the checkpoint names.
+        config: Settings of the evaluation.
+        task: Task to evaluate on; by default the one that the config or the checkpoint names.
 
     Raises:
         UserError: For settings that do not fit together, the checkpoint or the machine.

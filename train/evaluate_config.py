@@ -30,29 +30,29 @@ class EvaluateConfig(TaskConfig):
             heuristics alone.
         policy_class: Class of the checkpoints, if it is one of your own: `MODULE:CLASS`.
         out: Folder for everything that is written.
-        split: Clips to evaluate on.
-        max_clips: At most so many of them, evenly picked.
-        max_frames: At most so many frames of each.
+        split: Name of the split to evaluate on.
+        max_clips: Largest number of clips to evaluate on, evenly picked.
+        max_frames: Largest number of frames of each clip.
         budgets: Shares of the dense MACs, each in (0, 1).
-        policies: Which to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per frame;
-            `MODULE:FUNCTION` is a function of your own that takes a budget and returns a policy.
-        seeds: Of the random policy.
-        granularity: `gate` or `frame`; as the checkpoint was trained if null (`frame` without one).
-        attention: Attention update with granularity `gate`; as the checkpoint was trained if null.
-        calibration_split: Clips on which the heuristics are set to their budgets.
-        calibration_streams: How many of them.
-        calibration_frames: Frames of each.
-        streams: Clips side by side in one batch.
-        device: `cpu`, `cuda`, ...
-        dtype: `float32`, `bfloat16` or `float16`.
-        threads: Of the CPU; 0 for torch's own choice.
-        cache_mb: Most memory for the dense model's outputs; what does not fit is computed again for every policy.
-        bootstrap: Resamples of the clips for the intervals.
-        bootstrap_seed: Of these.
-        tolerance: How much worse than the dense model is as good: relative for a metric, absolute for a distance.
-        latency: Time the learned policy and top-r against the dense model.
-        latency_frames: Frames to time.
-        plots: Draw pictures (needs matplotlib).
+        policies: Policies to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per
+            frame; `MODULE:FUNCTION` is a function of your own that takes a budget and returns a policy.
+        seeds: Seeds of the random policy.
+        granularity: Decisions per `gate` or per `frame`; as in the checkpoint's training if null (`frame` without one).
+        attention: Attention update with granularity `gate`; as in the checkpoint's training if null.
+        calibration_split: Name of the split on which the heuristics are set to their budgets.
+        calibration_streams: Number of clips of that split.
+        calibration_frames: Number of frames of each of these clips.
+        streams: Number of clips side by side in one batch.
+        device: Name of the device: `cpu`, `cuda`, ...
+        dtype: Data type of weights and frames: `float32`, `bfloat16` or `float16`.
+        threads: Number of CPU threads; torch's own choice if 0.
+        cache_mb: Memory for the dense model's outputs, in MiB; what does not fit is computed again for every policy.
+        bootstrap: Number of resamples of the clips for the intervals.
+        bootstrap_seed: Seed of the resamples.
+        tolerance: Loss against the dense model that counts as none: relative for a metric, absolute for a distance.
+        latency: Whether the learned policy and top-r are timed against the dense model.
+        latency_frames: Number of timed frames.
+        plots: Whether pictures are drawn (needs matplotlib).
     """
 
     task: str = ""
@@ -109,9 +109,9 @@ def completed(
     """The config with what it leaves open taken from the (first) checkpoint.
 
     Args:
-        config: As given.
-        policies: The checkpoints.
-        task: If it is given ready-made; it has no options then.
+        config: The config as the user gave it.
+        policies: Policies of the checkpoints, by name.
+        task: Task that is given ready-made, without options, or None.
 
     Raises:
         UserError: If it asks for another granularity than the checkpoint's, or leaves the task open and the

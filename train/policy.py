@@ -52,8 +52,8 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
     """Trains a policy; returns the folder of its checkpoint.
 
     Args:
-        config: How to train.
-        task: What to train on; by default the one that the config names. The checkpoint records its name alone, so
+        config: Settings of the training.
+        task: Task to train on; by default the one that the config names. The checkpoint records its name alone, so
             whoever evaluates it gives the task again.
 
     Raises:

@@ -34,9 +34,9 @@ class SB3Policy(BudgetedPolicy):
     """Selects what the model's action says on the features of the environments.
 
     Args:
-        model: Trained on `eventful/FrameSelection-v0` or `eventful/GateSelection-v0`.
+        model: Model that was trained on `eventful/FrameSelection-v0` or `eventful/GateSelection-v0`.
         budget: Target share of the dense MACs that the model is told; may be set before every frame.
-        deterministic: Take the likeliest action instead of a sampled one.
+        deterministic: Whether the likeliest action is taken instead of a sampled one.
     """
 
     def __init__(self, model: Predictor, budget: Budget = 0.1, deterministic: bool = True) -> None:

@@ -23,10 +23,10 @@ class TaskConfig:
         video: Video file, folder of images or folder of videos (distill).
         model: Name of the timm model (distill).
         weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill).
-        image_size: [height, width] of the model's input; the model's own size if not given (distill).
-        train_frames: Frames to train on, `first-last`, last included (distill).
-        test_frames: Frames to evaluate on, likewise (distill).
-        clip_length: Frames of a clip (distill).
+        image_size: Height and width of the model's input in pixels, as [H,W]; the model's own if not given (distill).
+        train_frames: Range of frames to train on, `first-last`, last included (distill).
+        test_frames: Range of frames to evaluate on, `first-last`, last included (distill).
+        clip_length: Number of frames of a clip (distill).
         task_options: Any other options of the task, as `task_options.NAME=VALUE`.
     """
 

@@ -24,13 +24,13 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
 
     Attributes:
         out: Folder for everything that is written.
-        estimator: `gumbel` or `reinforce`.
-        granularity: `frame`, one decision per frame, or `gate`, three in every block.
+        estimator: Gradient estimator, `gumbel` or `reinforce`.
+        granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
-        policy: `learned`, or a class of your own, `MODULE:CLASS` of a `policies.TrainablePolicy` (docs/policies.md).
+        policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
-        projections: Learned projections of each token's last output.
+        projections: Number of learned projections of each token's last output.
         policy_budgets: Budgets at which the policy's thresholds are calibrated.
         objective: Weights of the kinds of damage. Where none are given: `output` 1 and `output_worst` 0.1 with
             reward=output, and for tasks that offer `output_distance`; `fidelity` 1 and `worst` 0.2 with
@@ -41,25 +41,25 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
             (`fidelity` is the same, but for what it stands for where no weights are given), `output`, `loss` or
             `metric`.
         saliency: Whether the learned policy sees what the consumer of the outputs cared for, if the task says so.
-        saliency_exponents: Of the rules that a policy may start from, log error + exponent * log(saliency + floor); the
-            one with the least damage on some training clips is taken. Only for tasks with a saliency.
-        saliency_floors: Floors, likewise.
-        warm_start: `none`, `oracle`, or the folder of a policy checkpoint.
+        saliency_exponents: Exponents of the rules that a policy may start from, log error + exponent * log(saliency +
+            floor); the one with the least damage on some training clips is taken. Only for tasks with a saliency.
+        saliency_floors: Floors of these rules.
+        warm_start: Start of the training: `none`, `oracle`, or the folder of a policy checkpoint.
         oracle: Settings of the oracle warm start.
-        steps: Windows, one optimiser step each.
-        streams: Streams side by side.
-        segment: Windows between two checkpoints.
+        steps: Number of windows, one optimiser step each.
+        streams: Number of streams side by side.
+        segment: Number of windows between two checkpoints.
         lr: Peak learning rate.
         clip: Largest gradient norm.
-        budget_min: Smallest budget in training.
-        budget_max: Largest budget in training.
-        calibration_streams: Clips on which the trained policy is set to its budgets; the calibrations before training
-            use half of them.
-        calibration_frames: Frames of each; before training, a third of them.
-        minutes: End training after this long in total, at the next checkpoint; 0 for no limit.
-        seed: Of everything random.
-        device: `cpu`, `cuda`, ...
-        threads: Of the CPU; 0 for torch's own choice.
+        budget_min: Smallest budget in training, a share of the dense MACs.
+        budget_max: Largest budget in training, a share of the dense MACs.
+        calibration_streams: Number of clips on which the trained policy is set to its budgets; the calibrations before
+            training use half of them.
+        calibration_frames: Number of frames of each of these clips; before training, a third of them.
+        minutes: Minutes of training after which it ends, at the next checkpoint; 0 for no limit.
+        seed: Seed of everything random.
+        device: Name of the device: `cpu`, `cuda`, ...
+        threads: Number of CPU threads; torch's own choice if 0.
     """
 
     out: str = "runs/policy"

@@ -34,11 +34,11 @@ def match(
     0.5.
 
     Args:
-        boxes_P4: Predicted xyxy boxes.
-        labels_P: Their classes.
-        scores_P: Their scores.
-        true_K4: Boxes of the objects.
-        true_labels_K: Their classes.
+        boxes_P4: Predicted boxes, xyxy in pixels.
+        labels_P: Class of each predicted box.
+        scores_P: Score of each predicted box.
+        true_K4: Boxes of the objects, xyxy in pixels.
+        true_labels_K: Class of each object.
 
     Returns:
         Hits (P,), in the order of the arguments.
@@ -60,9 +60,9 @@ def average_precision(hits_L: NDArray, weights_L: NDArray, objects: float) -> fl
     """AP of one class: precision, made monotone, averaged over 101 recalls.
 
     Args:
-        hits_L: Which predictions are hits, best score first.
-        weights_L: How often each counts.
-        objects: Number of objects of the class, by the same counting.
+        hits_L: Whether each prediction is a hit, best score first.
+        weights_L: How often each prediction counts.
+        objects: Number of objects of the class, each counted as often as its clip.
     """
     true_L = np.cumsum(weights_L * hits_L)
     all_L = np.cumsum(weights_L)

@@ -72,10 +72,10 @@ def detections(
     """Final detections of each stream, best first.
 
     Args:
-        outputs_BNX: What the detector returned.
-        min_score: Candidates below it are dropped.
-        max_overlap: Of two boxes of one class with a larger IoU, the weaker is dropped.
-        limit: Most detections of one frame.
+        outputs_BNX: Raw output of the detector for each token.
+        min_score: Lowest score of a candidate that is kept.
+        max_overlap: Largest IoU of two boxes of one class; beyond it the one with the lower score is dropped.
+        limit: Largest number of detections of one frame.
 
     Returns:
         For each stream `boxes` (K, 4) xyxy in pixels of the input, `scores` (K,) and `labels` (K,).

@@ -45,12 +45,12 @@ def load_split(
     """Clips of a split, generating those that the cache lacks.
 
     Args:
-        split: `train`, `val`, `test`, `test_maps` or `detector`.
-        count: How many clips; the split's default if None.
-        frames: Frames of each clip.
+        split: Name of the split: `train`, `val`, `test`, `test_maps` or `detector`.
+        count: Number of clips; the split's default if None.
+        frames: Number of frames of each clip.
         step: Tics (1/35 s) from frame to frame.
-        folder: The cache; `cache_folder()` if None.
-        workers: Games that run at the same time while generating.
+        folder: Folder of the cache; `cache_folder()` if None.
+        workers: Number of games that run at the same time while generating.
 
     Raises:
         ValueError: If there is no such split or a number is not positive.

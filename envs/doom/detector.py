@@ -106,7 +106,7 @@ def load_detector(path: Path | str | None = None) -> VisionTransformer:
     """The trained detector in single precision, in eval mode.
 
     Args:
-        path: A safetensors file; the weights that ship with the package if None.
+        path: Safetensors file of the weights; those that ship with the package if None.
 
     Raises:
         FileNotFoundError: If the file is missing.

@@ -31,8 +31,8 @@ def assign(boxes_BK4: Tensor, valid_BK: Tensor) -> Tensor:
     """Which object each token answers for.
 
     Args:
-        boxes_BK4: Boxes in pixels of the input, padded.
-        valid_BK: Which of them are real.
+        boxes_BK4: Boxes of the objects, xyxy in pixels of the input, padded.
+        valid_BK: Whether each box is real rather than padding (bool).
 
     Returns:
         Index of the object (B, N), -1 for tokens that answer for none.
@@ -55,7 +55,7 @@ def assign(boxes_BK4: Tensor, valid_BK: Tensor) -> Tensor:
 
 
 def detection_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Loss (B,) of each stream: the sum of its tokens'; see `token_loss`."""
+    """Loss (B,) of each stream: the sum over its tokens of `token_loss`."""
     return token_loss(outputs_BNX, targets).sum(1)
 
 
@@ -63,8 +63,8 @@ def token_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
     """Each token's part of the loss (B, N): of its classes, and of its box if it answers for an object.
 
     Args:
-        outputs_BNX: What the detector returned.
-        targets: One for each stream, boxes in pixels of the detector's input.
+        outputs_BNX: Raw output of the detector for each token.
+        targets: Labels of each stream's frame, boxes in pixels of the detector's input.
 
     Raises:
         ValueError: If there is not one target for each stream.

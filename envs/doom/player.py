@@ -23,8 +23,8 @@ class Player:
     """Chooses actions in one style.
 
     Args:
-        style: One of `STYLES`.
-        rng: Source of all choices.
+        style: Way of moving, one of `STYLES`.
+        rng: Random generator of all choices.
         fire_rate: Share of the actions that pull the trigger.
     """
 
@@ -44,7 +44,7 @@ class Player:
         """The next action.
 
         Args:
-            position: The player's place on the map.
+            position: The player's place (x, y) on the map.
             object_centres: Columns, in pixels of a 320-wide frame, of the centres of the labelled objects.
         """
         action = [0.0] * 7

@@ -57,12 +57,12 @@ class Recording:
     """Frames of one clip with their labels.
 
     Attributes:
-        frames: (T, H, W, 3) uint8 RGB.
-        boxes: (K, 4) float32 xyxy pixels, of all frames one after another.
-        classes: (K,) int64.
-        counts: (T,) int64, boxes of each frame.
-        camera: `standing` or `moving`.
-        style: How the player moved, one of `envs.doom.player.STYLES`.
+        frames: Frames (T, H, W, 3), uint8 RGB.
+        boxes: Boxes (K, 4) of all frames one after another, float32, xyxy in pixels.
+        classes: Class of each box (K,), int64.
+        counts: Number of boxes of each frame (T,), int64.
+        camera: Whether the camera moves: `standing` or `moving`.
+        style: Style in which the player moved, one of `envs.doom.player.STYLES`.
     """
 
     frames: NDArray[np.uint8]
@@ -77,9 +77,9 @@ def record(scene: Scene, seed: int, frames: int = 64, step: int = 2, min_seen: f
     """Records a clip; the same arguments give the same bytes.
 
     Args:
-        scene: Where.
-        seed: Fixes the game and the player.
-        frames: How many frames.
+        scene: Place to record in.
+        seed: Seed of the game and the player.
+        frames: Number of frames.
         step: Tics (1/35 s) from frame to frame; 2 is 17.5 frames a second.
         min_seen: Smallest share of frames that must show an object.
 

@@ -18,8 +18,8 @@ class Scene:
     """A place to record in.
 
     Attributes:
-        name: Used in clip names and tags.
-        wad: A file of ViZDoom's scenario folder, or empty for a map of Freedoom itself.
+        name: Name of the scene in clip names and tags.
+        wad: Name of a file in ViZDoom's scenario folder; empty for a map of Freedoom itself.
         map: Name of the map inside the file.
         summons: Largest number of objects that are summoned to enliven the place.
     """

@@ -23,7 +23,7 @@ from envs.output_distance import detection_distance
 from envs.task import Clip, Metric, Target, freeze
 
 _MEAN, _STD = 0.25, 0.2
-"""Of the frames' values on a scale from 0 to 1; Doom is dark."""
+"""Mean and standard deviation of the frames' values on a scale from 0 to 1; Doom is dark."""
 
 
 class DoomDetection:
@@ -31,10 +31,10 @@ class DoomDetection:
 
     Args:
         model: The dense detector; the one that ships with the package if None.
-        sizes: How many clips of a split, for other sizes than the default, such as `{"test": 4}`.
-        frames: Frames of a clip.
+        sizes: Number of clips by split, where it is not the default, such as `{"test": 4}`.
+        frames: Number of frames of a clip.
         step: Tics (1/35 s) from frame to frame.
-        folder: Cache of the clips; `$EVENTFUL_CACHE` or `~/.cache/eventful-policies/doom` if None.
+        folder: Folder of cached clips; `$EVENTFUL_CACHE` or `~/.cache/eventful-policies/doom` if None.
         min_score: Lowest score of what `predictions` returns.
 
     Raises:
@@ -84,7 +84,7 @@ class DoomDetection:
         return token_loss(outputs, targets)
 
     def frame_metric(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
-        """Average precision at IoU 0.5 of each single frame (B,), for rewards; see `frame_ap`."""
+        """Average precision at IoU 0.5 of each single frame (B,), all classes together, for rewards."""
         return frame_ap(outputs, targets)
 
     @staticmethod

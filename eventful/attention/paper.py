@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eventful.attention.full import QKV, buffered, stream_of, write
+from eventful.attention.buffers import QKV, buffered, stream_of, write
 from eventful.attention.protocol import GlobalLayer, changed_keys
 from eventful.macs.ledger import MacLedger
 from eventful.rows import Counts, PackedRows, Rows
@@ -130,7 +130,7 @@ def _update_one(attention: GlobalLayer, state: AttentionState, index_M: Tensor, 
     """The published update of one stream, in place."""
     v_BNHd = buffered(state.v_BNHd)
     rows = PackedRows.from_index(index_M[None], v_BNHd.shape[1])
-    key_T = changed_keys(attention, rows)
+    key_T = changed_keys(attention, rows).flat_P
     v_old_HTd = attention.some_keys(v_BNHd, key_T)[0].transpose(0, 1).float()
     write(state, rows, new)
     _update_logits(attention, state, index_M, key_T)

@@ -18,21 +18,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eventful.attention.buffers import QKV, buffered, write
 from eventful.attention.cells import Cells
-from eventful.attention.full import QKV, buffered, write
 from eventful.attention.positions import RelativePositions
+from eventful.attention.protocol import AttentionLayer
 from eventful.macs.ledger import Amount, MacLedger
 from eventful.rows import PackedRows, Rows
 from eventful.state import AttentionState
 
 
-class WindowedAttention:
+class WindowedAttention(AttentionLayer):
     """Every token attends to its window.
 
     Args:
         heads: H.
         head_dim: d.
-        scale: Of the query-key products.
+        scale: Factor of the query-key products.
         windows: How the grid falls into windows; there are no prefix tokens.
         padding: Returns q, k, v (S, H, d) of padding tokens at all places of a window.
         positions: Relative positions in a window, or None.
@@ -47,8 +48,7 @@ class WindowedAttention:
         padding: Callable[[], QKV],
         positions: RelativePositions | None,
     ) -> None:
-        self.heads, self.head_dim, self.scale = heads, head_dim, scale
-        self.dim = heads * head_dim
+        super().__init__(heads, head_dim, scale)
         self._windows, self._padding, self._positions = windows, padding, positions
 
     def dense(self, q_BNHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
@@ -88,21 +88,25 @@ class WindowedAttention:
         q, k, v = buffered(state.q_BNHd), buffered(state.k_BNHd), buffered(state.v_BNHd)
         state.out_BNHd = self.dense(q, k, v).float().contiguous()
 
-    def update_exact(self, state: AttentionState, rows: Rows, new: QKV, ledger: MacLedger) -> None:
+    def update_exact(self, state: AttentionState, rows: Rows, new: QKV | None, ledger: MacLedger) -> Tensor:
         """See `AttentionLayer.update_exact`."""
-        write(state, rows, new)
+        if new is not None:
+            write(state, rows, new)
         if not isinstance(rows, PackedRows) or state.out_BNHd is None:
             self.flush_exact(state)
             self.count_dense(ledger, float(rows.tokens), rows.tokens)
-            return
-        self.count_exact(ledger, rows)
-        if rows.empty:
-            return
+        elif not rows.empty:
+            self.count_exact(ledger, rows)
+            self._update(state, rows)
+        return buffered(state.out_BNHd)
+
+    def _update(self, state: AttentionState, rows: PackedRows) -> None:
+        """Computes the windows that hold one of the rows, from the buffers."""
         q_BNHd, k_BNHd, v_BNHd = buffered(state.q_BNHd), buffered(state.k_BNHd), buffered(state.v_BNHd)
         touched_T, q, k, v = self._gather(rows, q_BNHd, k_BNHd, v_BNHd)
         out_TSHd = self._within(q, k, v, None if self._positions is None else self._positions.all_axes(q))
         flat_TS, real_TS = self._tokens(touched_T, rows)
-        out = state.out_BNHd.flatten(0, 1)
+        out = buffered(state.out_BNHd).flatten(0, 1)
         if self._windows.padded:
             out.index_copy_(0, flat_TS[real_TS], out_TSHd[real_TS].float())
         else:

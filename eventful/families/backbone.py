@@ -6,28 +6,66 @@ Shape suffixes: B streams, N tokens, D channels.
 from __future__ import annotations
 
 import abc
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eventful.block import Block
+from eventful.families.block import Block
+from eventful.families.hooks import warn_of_uncalled
 from eventful.macs.counter import count_macs
 
 
 class Backbone(abc.ABC):
-    """Gives a model family one shape. Holds the model, never copies its weights.
+    """Gives a model family one shape.
 
-    Attributes:
-        vit: The wrapped model.
+    A view of the model as it is now: its parts are looked up when they are used. What is looked up once (sizes of
+    attention, tables of positions) belongs to the blocks, their attention and rotary embeddings; `is_current` says
+    whether these are still the same.
+
+    Args:
+        vit: The wrapped model; never copied.
         dim: D.
         prefix: Number of class and register tokens.
     """
 
-    vit: nn.Module
-    dim: int
-    prefix: int
+    def __init__(self, vit: nn.Module, dim: int, prefix: int) -> None:
+        self.vit: Any = vit
+        self.dim, self.prefix = dim, prefix
+        self._parts, self._all = self._held(), list(vit.modules())
+
+    def is_current(self, vit: nn.Module) -> bool:
+        """Whether blocks, attention and rotary embeddings are those that this was made from; cheap."""
+        return self.vit is vit and _same(self._parts, self._held())
+
+    def is_unchanged(self) -> bool:
+        """Whether all modules of the model are those that this was made from."""
+        return _same(self._all, list(self.vit.modules()))
+
+    def signature(self) -> tuple[object, ...]:
+        """Types and sizes of all layers, equal for copies."""
+        return tuple(
+            (type(module).__qualname__, *(p.shape for p in module.parameters(recurse=False))) for module in self._all
+        )
+
+    def warn_of_hooks(self) -> None:
+        """Warns of hooks that are not called."""
+        blocks = [(f"blocks.{i}", block) for i, block in enumerate(self.vit.blocks)]
+        opened = [("", self.vit), ("blocks", self.vit.blocks)]
+        warn_of_uncalled([*opened, *self._opened(blocks)], blocks)
+
+    def _opened(self, blocks: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+        """Name and module of what is never called as a whole within the blocks."""
+        return [(f"{name}.attn", block.get_submodule("attn")) for name, block in blocks]
+
+    def _held(self) -> list[nn.Module | None]:
+        parts: list[nn.Module | None] = [self.vit._modules.get("rope")]
+        for block in self.vit.blocks._modules.values():
+            attn = block._modules.get("attn")
+            parts += [block, attn, None if attn is None else attn._modules.get("rope")]
+        return parts
 
     @abc.abstractmethod
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -60,3 +98,7 @@ class Backbone(abc.ABC):
         tokens, embed = count_macs(self.embed, blank)
         _, head = count_macs(lambda: self.head(self.features(self.finish(tokens), size)))
         return embed, head
+
+
+def _same(a: Sequence[nn.Module | None], b: Sequence[nn.Module | None]) -> bool:
+    return len(a) == len(b) and all(map(operator.is_, a, b))

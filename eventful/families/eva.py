@@ -16,11 +16,12 @@ from timm.layers import AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
-from eventful.attention.full import QKV, FullAttention
+from eventful.attention.buffers import QKV
+from eventful.attention.full import FullAttention
 from eventful.attention.positions import RopeTable
-from eventful.block import Block, TokenWise
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
+from eventful.families.block import Block, TokenWise, part
 from eventful.families.checks import check_forward, check_patch_drop, check_ungated, patch_grid
 from eventful.macs.ledger import linear_macs
 
@@ -41,8 +42,7 @@ class EvaBackbone(Backbone):
         check_forward(vit, Eva)
         check_patch_drop(vit.patch_drop)
         self._blocks = [_checked(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
-        self.vit: Eva = vit
-        self.dim, self.prefix = vit.embed_dim, vit.num_prefix_tokens
+        super().__init__(vit, vit.embed_dim, vit.num_prefix_tokens)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """See `Backbone.grid`."""
@@ -76,6 +76,10 @@ class EvaBackbone(Backbone):
         """See `Backbone.head`."""
         return self.vit.forward_head(features)
 
+    def _opened(self, blocks: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+        attns = super()._opened(blocks)
+        return attns + [(f"{name}.qkv", attn.get_submodule("qkv")) for name, attn in attns if _biases_apart(attn)]
+
 
 def _checked(block: nn.Module, where: str) -> EvaBlock | EvaBlockPostNorm:
     if not (type(block) is EvaBlock or type(block) is EvaBlockPostNorm):
@@ -91,8 +95,7 @@ def _adapt(block: EvaBlock | EvaBlockPostNorm, rope: RopeTable | None) -> Block:
     """A block taken apart. Where the norms come after a branch, they are token-wise parts of it."""
     attn = block.attn
     groups = getattr(attn, "num_kv_groups", 1)
-    norm1: TokenWise = block.norm1
-    norm2: TokenWise = block.norm2
+    norm1, norm2 = part(block, "norm1"), part(block, "norm2")
     after_proj, after_mlp = _layer_scale(block, "gamma_1"), _layer_scale(block, "gamma_2")
     if isinstance(block, EvaBlockPostNorm):
         norm1, norm2, after_proj, after_mlp = nn.Identity(), nn.Identity(), norm1, norm2
@@ -109,6 +112,7 @@ def _adapt(block: EvaBlock | EvaBlockPostNorm, rope: RopeTable | None) -> Block:
         return after_mlp(block.mlp(tokens))
 
     return Block(
+        module=block,
         norm1=norm1,
         project=project,
         turn=None if rope is None else rope.turn,
@@ -126,12 +130,19 @@ def _project(attn: EvaAttention | AttentionRope, tokens: Tensor) -> QKV:
     if attn.qkv is None:
         q, k, v = (p(tokens).unflatten(-1, (-1, attn.head_dim)) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
     else:
-        bias: Tensor | None = attn.qkv.bias
-        if isinstance(attn, EvaAttention) and attn.q_bias is not None and attn.v_bias is not None:
-            # timm keeps no bias for keys: a buffer of zeros stands in for it.
-            bias = torch.cat([attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias])
-        q, k, v = F.linear(tokens, attn.qkv.weight, bias).unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
+        if isinstance(attn, EvaAttention) and _biases_apart(attn):
+            # As timm does it, around the module; it keeps no bias for keys: a buffer of zeros stands in for it.
+            q_bias, v_bias = attn.get_parameter("q_bias"), attn.get_parameter("v_bias")
+            bias = torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
+            new = F.linear(tokens, attn.qkv.weight, bias)
+        else:
+            new = attn.qkv(tokens)
+        q, k, v = new.unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
     return attn.q_norm(q), attn.k_norm(k), v
+
+
+def _biases_apart(attn: nn.Module) -> bool:
+    return attn.qkv is not None and getattr(attn, "q_bias", None) is not None
 
 
 def _layer_scale(block: nn.Module, name: str) -> TokenWise:

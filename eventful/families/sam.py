@@ -16,16 +16,17 @@ from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM
 from timm.models.vision_transformer_sam import Block as TimmBlock
 from torch import Tensor, nn
 
+from eventful.attention.buffers import QKV
 from eventful.attention.cells import Cells
-from eventful.attention.full import QKV, FullAttention
+from eventful.attention.full import FullAttention
 from eventful.attention.grid import GridAttention
 from eventful.attention.pooling import KeyPooling
 from eventful.attention.positions import RelativePositions, RopeTable
 from eventful.attention.protocol import AttentionLayer
 from eventful.attention.windowed import WindowedAttention
-from eventful.block import Block
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
+from eventful.families.block import Block, part
 from eventful.families.checks import check_forward, check_patch_drop, patch_grid
 from eventful.families.vitdet import PooledAttention
 from eventful.macs.ledger import linear_macs
@@ -50,8 +51,7 @@ class SAMBackbone(Backbone):
         check_forward(vit, VisionTransformerSAM)
         check_patch_drop(vit.patch_drop)
         self._blocks = [_checked(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
-        self.vit: VisionTransformerSAM = vit
-        self.dim, self.prefix = vit.embed_dim, 0
+        super().__init__(vit, vit.embed_dim, prefix=0)
 
     def grid(self, size: tuple[int, int]) -> Grid:
         """See `Backbone.grid`."""
@@ -110,12 +110,13 @@ def _adapt(block: TimmBlock, grid: Grid, windows: Cells | None) -> Block:
         return block.ls2(block.mlp(tokens))
 
     return Block(
-        norm1=block.norm1,
+        module=block,
+        norm1=part(block, "norm1"),
         project=project,
         turn=None if rope is None else rope.turn,
-        attention=_attention(attn, grid, windows),
+        attention=_attention(block, grid, windows),
         proj=proj,
-        norm2=block.norm2,
+        norm2=part(block, "norm2"),
         mlp=mlp,
         qkv_macs=linear_macs(attn.qkv),
         proj_macs=linear_macs(attn.proj),
@@ -123,7 +124,8 @@ def _adapt(block: TimmBlock, grid: Grid, windows: Cells | None) -> Block:
     )
 
 
-def _attention(attn: Attention, grid: Grid, windows: Cells | None) -> AttentionLayer:
+def _attention(block: TimmBlock, grid: Grid, windows: Cells | None) -> AttentionLayer:
+    attn = block.attn
     size = (attn.num_heads, attn.head_dim, attn.scale)
     pooling = KeyPooling(grid, attn.kv_pool) if isinstance(attn, PooledAttention) else None
     positions = None
@@ -132,7 +134,7 @@ def _attention(attn: Attention, grid: Grid, windows: Cells | None) -> AttentionL
         keys = queries if pooling is None else pooling.cells.grid
         positions = RelativePositions(lambda: (attn.rel_pos_h, attn.rel_pos_w), queries, keys)
     if windows is not None:
-        return WindowedAttention(*size, windows, _padding(attn, windows), positions)
+        return WindowedAttention(*size, windows, _padding(block, windows), positions)
     if positions is None and pooling is None:
         return FullAttention(*size)
     return GridAttention(*size, grid[0] * grid[1], positions, pooling)
@@ -143,12 +145,12 @@ def _project(attn: Attention, tokens: Tensor) -> QKV:
     return attn.q_norm(q), attn.k_norm(k), v
 
 
-def _padding(attn: Attention, windows: Cells) -> Callable[[], QKV]:
+def _padding(block: TimmBlock, windows: Cells) -> Callable[[], QKV]:
     """What the projection makes of tokens that are zero, at every place of a window."""
 
     def padding() -> QKV:
-        weight = attn.qkv.weight
-        q, k, v = _project(attn, torch.zeros(1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device))
+        attn, like = block.attn, next(block.parameters())
+        q, k, v = _project(attn, torch.zeros(1, 1, attn.qkv.in_features, dtype=like.dtype, device=like.device))
         if attn.rope is not None:
             everywhere = AllRows(1, windows.places, in_place=False)
             q, k, v = (x.expand(-1, windows.places, -1, -1) for x in (q, k, v))

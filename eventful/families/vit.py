@@ -13,10 +13,11 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from eventful.attention.full import QKV, FullAttention
-from eventful.block import Block, TokenWise
+from eventful.attention.buffers import QKV
+from eventful.attention.full import FullAttention
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
+from eventful.families.block import Block, TokenWise, part
 from eventful.families.checks import check_forward, check_patch_drop, check_ungated, patch_grid
 from eventful.macs.ledger import linear_macs
 
@@ -36,9 +37,8 @@ class ViTBackbone(Backbone):
             raise UnsupportedModel(f"{type(vit).__name__} is not a {self.title}")
         check_forward(vit, VisionTransformer)
         check_patch_drop(vit.patch_drop)
-        self.vit: VisionTransformer = vit
-        self.dim, self.prefix = vit.embed_dim, vit.num_prefix_tokens
         self._blocks = [adapt_block(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
+        super().__init__(vit, vit.embed_dim, vit.num_prefix_tokens)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """See `Backbone.grid`."""
@@ -91,6 +91,7 @@ def adapt_block(block: nn.Module, where: str) -> Block:
         return after_mlp(block.mlp(tokens))
 
     return Block(
+        module=block,
         norm1=norm1,
         project=project,
         turn=None,
@@ -107,5 +108,5 @@ def adapt_block(block: nn.Module, where: str) -> Block:
 def _norms_and_scales(block: TimmBlock | ResPostBlock) -> tuple[TokenWise, TokenWise, TokenWise, TokenWise]:
     """What comes before attention and MLP, and what after. Norms after a branch are token-wise parts of it."""
     if isinstance(block, ResPostBlock):
-        return nn.Identity(), nn.Identity(), block.norm1, block.norm2
-    return block.norm1, block.norm2, block.ls1, block.ls2
+        return nn.Identity(), nn.Identity(), part(block, "norm1"), part(block, "norm2")
+    return part(block, "norm1"), part(block, "norm2"), part(block, "ls1"), part(block, "ls2")

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eventful.block import Block
+from eventful.families.block import Block
 
 
 def compiled_block(block: Block, backend: str) -> Block:
     """The block with its token-wise parts compiled.
 
     Args:
-        block: As a family made it.
-        backend: Of `torch.compile`.
+        block: Block as a family made it.
+        backend: Backend of `torch.compile`.
     """
     return dataclasses.replace(
         block,

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from eventful.block import Block
+from eventful.families.block import Block
 
 
 def available() -> bool:

@@ -33,9 +33,9 @@ class FrameMacs:
     """MACs of one frame.
 
     Attributes:
-        total: Of the blocks, gates and policy, per stream (B,), float64.
-        dense_B: What the dense model's blocks spend on a frame, per stream (B,), float64.
-        by_operation: Per stream (B,) for each operation, `embed` and `head` included.
+        total: MACs of the blocks, gates and policy, per stream (B,), float64.
+        dense_B: MACs of the dense model's blocks, per stream (B,), float64.
+        by_operation: MACs of each operation, `embed` and `head` included, per stream (B,).
     """
 
     total: Tensor
@@ -44,7 +44,7 @@ class FrameMacs:
 
     @property
     def dense(self) -> float:
-        """What the dense model's blocks spend on a frame of one stream."""
+        """MACs of the dense model's blocks on a frame of one stream."""
         return float(self.dense_B[0])
 
     @property
@@ -66,7 +66,7 @@ class MacLedger:
     """Collects the MACs of a frame of B streams.
 
     Args:
-        streams: B.
+        streams: Number B of streams.
         dense: MACs of the dense model per frame and stream.
     """
 
@@ -94,6 +94,14 @@ class MacLedger:
 
 
 def linear_macs(*modules: nn.Module | None) -> float:
-    """MACs per token of the linear layers in token-wise modules."""
-    layers = (m for module in modules if module is not None for m in module.modules())
-    return float(sum(m.in_features * m.out_features for m in layers if isinstance(m, nn.Linear)))
+    """MACs per token of the linear layers in token-wise modules: `nn.Linear`, quantised ones, adapters around one."""
+    total = 0.0
+    for module in modules:
+        sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        if module is None:
+            continue
+        if isinstance(sizes[0], int) and isinstance(sizes[1], int):
+            total += sizes[0] * sizes[1]
+        else:
+            total += linear_macs(*module.children())
+    return total

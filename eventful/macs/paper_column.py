@@ -31,16 +31,16 @@ class Architecture:
     """The sizes that the accounting depends on.
 
     Attributes:
-        grid: (rows, columns) of patch tokens.
-        dim: D.
-        heads: H.
+        grid: Numbers (rows, columns) of patch tokens.
+        dim: Number D of channels.
+        heads: Number H of attention heads.
         depth: Number of blocks.
-        prefix: Class and register tokens.
-        mlp_ratio: Hidden channels of the MLP over D.
-        window: Side of the windows of windowed blocks; 0 if there are none.
+        prefix: Number of class and register tokens.
+        mlp_ratio: Number of hidden channels of the MLP over D.
+        window: Side of the windows of windowed blocks, in tokens; 0 if there are none.
         windowed: Indices of the windowed blocks.
         relative: Whether attention has decomposed relative positions.
-        pool: Side of the cells over which keys and values of global blocks are averaged; 1 for none.
+        pool: Side of the cells over which keys and values of global blocks are averaged, in tokens; 1 for none.
     """
 
     grid: tuple[int, int]
@@ -62,13 +62,13 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Selected:
-    """Tokens that the three gates of a block selected.
+    """Numbers of tokens that the three gates of a block selected.
 
     Attributes:
-        qkv: At the gate of queries, keys and values.
-        proj: At the gate of the output projection.
-        mlp: At the gate of the MLP.
-        cells: Pooled keys with a selected token in them; None without pooling.
+        qkv: Number of tokens selected at the gate of queries, keys and values.
+        proj: Number of tokens selected at the gate of the output projection.
+        mlp: Number of tokens selected at the gate of the MLP.
+        cells: Number of pooled keys with a selected token in them; None without pooling.
     """
 
     qkv: float
@@ -105,8 +105,8 @@ def steady_macs(
     """A frame after the flush, by operation.
 
     Args:
-        architecture: Of the model.
-        selected: What the gates of each block selected.
+        architecture: Architecture of the model.
+        selected: Numbers of selected tokens, for each block.
         token_wise_only: Whether attention is computed densely, as it always is in windowed blocks.
 
     Raises:

@@ -43,9 +43,9 @@ def annotate(
         frame: uint8 RGB (H, W, 3).
         predictions: Dicts with `label` and `score`, and with `box` [x1, y1, x2, y2] in pixels of the frame for
             detections. Those without a box are listed below the header; other dicts are left out.
-        mask_RC: For each cell of the token grid, whether it was updated, or at what rate over the gates (0 to 1).
-        header: One line on top.
-        class_names: Give each class its colour; labels that are not among them share one.
+        mask_RC: Whether each cell of the token grid was updated, or the share of the gates that updated it (0 to 1).
+        header: Line of text above the picture.
+        class_names: Names of the classes, each of which gets a colour; all other labels share one.
 
     Returns:
         uint8 RGB, the frame's size times a whole factor.

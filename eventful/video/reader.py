@@ -38,10 +38,10 @@ class FrameReader(abc.ABC):
     """Frames of one video. Iterate once; each iteration starts from the first frame.
 
     Attributes:
-        source: What is read.
+        source: Path or address that is read.
         fps: Frames per second.
         count: Number of frames if the source says so, else None. Not every container tells the truth.
-        skipped: Damaged packets that were left out so far; always 0 unless the source is live.
+        skipped: Number of damaged packets that were left out so far; always 0 unless the source is live.
     """
 
     source: str
@@ -62,7 +62,7 @@ def read_frames(source: str | Path, fps: float | None = None) -> FrameReader:
     """Opens a video.
 
     Args:
-        source: A file, a stream address, a camera device, or a folder of images (read in natural order: 2 before 10).
+        source: Video file, stream address, camera device, or folder of images (read in natural order: 2 before 10).
         fps: Frames per second of a folder of images, 25 if None; other sources know their own.
 
     Returns:
@@ -110,11 +110,11 @@ class _FolderReader(FrameReader):
 
 
 class StreamReader(FrameReader):
-    """Whatever PyAV opens.
+    """Frames of a source that PyAV opens.
 
     Args:
-        source: File, address or device.
-        live: Leave damaged packets out instead of ending with an error.
+        source: Video file, stream address or camera device.
+        live: Whether damaged packets are left out instead of ending with an error.
     """
 
     def __init__(self, source: str, live: bool = False) -> None:

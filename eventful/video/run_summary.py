@@ -44,7 +44,7 @@ class Summary:
         """The summary, one fact a line.
 
         Args:
-            skipped: Damaged packets that the video source left out.
+            skipped: Number of damaged packets that the video source left out.
         """
         if not self.frames:
             return ["no frames"]

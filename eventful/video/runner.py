@@ -31,8 +31,8 @@ class DenseCheck:
 
     Attributes:
         distance: Mean over the tokens of 1 - cosine to the dense model's final tokens.
-        worst: Likewise, over the 20 worst tokens.
-        seconds: What the dense model took.
+        worst: Mean of 1 - cosine over the 20 worst tokens.
+        seconds: Time of the dense model, in seconds.
     """
 
     distance: float
@@ -47,15 +47,15 @@ class FrameResult:
     Attributes:
         index: Frame number, from 0.
         frame: The frame itself, uint8 RGB (H, W, 3).
-        outputs: What the model returned.
-        predictions: The same as plain data.
+        outputs: Output of the model.
+        predictions: Predictions in the output, as plain data.
         macs: Multiply-accumulates of the frame.
-        macs_ratio: Share of the dense model's.
-        budget: Asked share, None where the policy has no budget.
+        macs_ratio: Share of the dense model's multiply-accumulates.
+        budget: Asked share of the dense MACs; None where the policy has no budget.
         flush: Whether everything was computed without asking the policy.
         updated: Share of the tokens that were updated, mean over the gates.
-        rate_RC: For each cell of the token grid, the share of the gates that updated it.
-        seconds: What the model took.
+        rate_RC: Share of the gates that updated each cell of the token grid.
+        seconds: Time of the model, in seconds.
         dense: Comparison with the dense model, on the frames where it was asked for.
     """
 
@@ -77,9 +77,9 @@ class VideoRunner:
     """Takes one video's frames in order. Holds the model's state of the stream, and no frame.
 
     Args:
-        model: The task's model, wrapped; the device and dtype of its weights are used.
-        task: Preprocesses frames and interprets outputs.
-        dense_every: Every so many frames, run the dense model as well; 0 for never.
+        model: Wrapped model of the task; the device and dtype of its weights are used.
+        task: Task that preprocesses frames and interprets outputs.
+        dense_every: Number of frames from one run of the dense model to the next; 0 for none.
     """
 
     def __init__(self, model: EventfulModel, task: Task, dense_every: int = 0) -> None:

@@ -25,7 +25,7 @@ class VideoWriter:
     created before the first frame. Sides of odd length grow by one repeated row or column.
 
     Args:
-        path: Where to; the suffix chooses the container (.mp4, .mkv, ...).
+        path: Path of the file; the suffix chooses the container (.mp4, .mkv, ...).
         fps: Frames per second.
 
     Raises:

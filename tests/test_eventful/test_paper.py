@@ -14,9 +14,10 @@ import policies
 from eventful.attention.full import FullAttention
 from eventful.attention.paper import blend_paper, update_paper
 from eventful.families import adapt
-from eventful.frame_plan import Options, make_plan
+from eventful.frame_plan import make_plan
 from eventful.gates import FrameRun, through_gates
 from eventful.macs.ledger import MacLedger
+from eventful.options import Options
 from eventful.rows import AllRows, MaskedRows, PackedRows
 from eventful.state import AttentionState, BlockState, StreamState
 

@@ -24,10 +24,10 @@ class OpTime:
     """Operations of one kind and shape.
 
     Attributes:
-        name: Of the operation.
-        shapes: Of its tensors.
-        calls: In a frame.
-        seconds: In a frame, all calls together.
+        name: Name of the operation.
+        shapes: Shapes of the operation's tensors.
+        calls: Number of calls in a frame.
+        seconds: Seconds in a frame, all calls together.
     """
 
     name: str
@@ -38,7 +38,12 @@ class OpTime:
 
 @dataclass(frozen=True)
 class FrameProfile:
-    """Attributes: `seconds` of the fastest frame, without any profiling; `ops`, slowest first."""
+    """Times of one model.
+
+    Attributes:
+        seconds: Seconds of the fastest frame, without any profiling.
+        ops: Operations of a frame by kind and shape, slowest first.
+    """
 
     seconds: float
     ops: list[OpTime]
@@ -49,9 +54,9 @@ def profile_frames(model: Callable[[Tensor], Any], frames: Iterator[Tensor], rep
     """Runs frames in turn with and without profiling.
 
     Args:
-        model: Past its first frame. Frames that run another number of operations than the first are left out.
-        frames: At least 2 * `repeats`.
-        repeats: Profiled frames.
+        model: Model past its first frame. Frames that run another number of operations than the first are left out.
+        frames: Input frames, at least 2 * `repeats`.
+        repeats: Number of profiled frames.
     """
     plain, records = [], []
     for _ in range(repeats):

@@ -18,7 +18,7 @@ from eventful.macs import paper_column
 from train.bench.run import Setting, synthetic
 
 GATES = 3
-"""Of a block."""
+"""Gates of a block."""
 
 PUBLISHED = {
     (1024, 512): (467.44, 86.39),
@@ -36,10 +36,10 @@ class AccountingCheck:
     Attributes:
         size: Side of the frames in pixels.
         r: Tokens that each gate selects.
-        by_operation: By the authors' accounting, from what the gates selected.
-        ledger: What the runtime's ledger says about the operations that both count.
-        flush: Of the flush, by the authors' accounting.
-        published: (flush, steady state) of the authors' counters, None where they are not known.
+        by_operation: Giga-MACs of each operation by the authors' accounting, from what the gates selected.
+        ledger: Giga-MACs by the runtime's ledger, of the operations that both count.
+        flush: Giga-MACs of the flush by the authors' accounting.
+        published: Giga-MACs (flush, steady state) of the authors' counters, None where they are not known.
     """
 
     size: int
@@ -51,7 +51,7 @@ class AccountingCheck:
 
     @property
     def total(self) -> float:
-        """Of the steady state."""
+        """Giga-MACs of the steady state."""
         return sum(self.by_operation.values())
 
     @property

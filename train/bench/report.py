@@ -34,11 +34,11 @@ class Row:
     Attributes:
         size: Side of the frames in pixels.
         r: Tokens that each gate selects.
-        mode: Of `train.bench.run.MODES`.
-        state_bytes: Of one stream, from shapes.
-        timing: None if the mode was skipped.
-        peak_bytes: None if it was not measured.
-        skipped: Why the mode was skipped, or an empty string.
+        mode: Name of the mode, one of `train.bench.run.MODES`.
+        state_bytes: Bytes of one stream's state, from shapes.
+        timing: Measured times; None if the mode was skipped.
+        peak_bytes: Peak memory in bytes; None if it was not measured.
+        skipped: Reason why the mode was skipped, or an empty string.
     """
 
     size: int
@@ -55,11 +55,11 @@ class Report:
     """All results.
 
     Attributes:
-        about: What was run, where.
-        rows: Of the cases.
+        about: Settings, machine and versions of the run, by name.
+        rows: Results of each mode of each case.
         dense_peaks: Peak bytes of the dense model, by size.
-        checks: Of the published compute column.
-        profiles: By case and mode.
+        checks: Checks of the published compute column.
+        profiles: Profiles by case and mode.
     """
 
     about: dict[str, Any]

@@ -45,9 +45,9 @@ class Setting:
         model_options: Keyword arguments of `timm.create_model`.
         size: Side of the frames in pixels.
         r: Tokens that each gate selects.
-        dtype: Of weights and frames.
-        device: Where to run.
-        buffer_dtype: Of the N x N buffers of `gate/paper`, None for `dtype`.
+        dtype: Data type of weights and frames.
+        device: Device of model and frames.
+        buffer_dtype: Data type of the N x N buffers of `gate/paper`; `dtype` if None.
     """
 
     model: str
@@ -81,15 +81,15 @@ class Timing:
     """One mode of a case. Times in ms; all triples are lower quartile, median, upper quartile.
 
     Attributes:
-        ms: Per frame.
-        dense_ms: Of the dense model, on the same frames.
-        speedup: Over the dense model.
-        same_kernels: Over the dense model with its linear layers by oneDNN, as the modes have theirs on packed rows
-            (`eventful.linear.onednn`): what is due to eventfulness alone. None where both have the same ones anyway.
+        ms: Time per frame.
+        dense_ms: Time per frame of the dense model, on the same frames.
+        speedup: Speed-up over the dense model.
+        same_kernels: Speed-up over the dense model with its linear layers by oneDNN, as the modes have theirs on packed
+            rows (`eventful.linear.onednn`): what is due to eventfulness alone. None where both have the same ones.
         macs: Dense MACs over this mode's, in the blocks (the paper's accounting).
-        macs_overall: The same with patch embedding and head on both sides: what the times contain.
-        by_operation: MACs of the last frame.
-        state_bytes: Size of the state.
+        macs_overall: Dense MACs over this mode's with patch embedding and head on both sides: what the times contain.
+        by_operation: MACs of each operation in the last frame.
+        state_bytes: Size of the state in bytes.
     """
 
     ms: Quartiles
@@ -127,10 +127,10 @@ def synthetic(setting: Setting, noise: float, changed: float, seed: int) -> Iter
     """An endless stream (1, 3, H, W): noise everywhere, and a square that changes, somewhere else in every frame.
 
     Args:
-        setting: For size, dtype and device.
+        setting: Setting that gives size, dtype and device.
         noise: Standard deviation of what every pixel changes by in a frame.
         changed: Share of the picture that the square covers.
-        seed: Of the stream.
+        seed: Seed of the stream.
     """
     generator = torch.Generator().manual_seed(seed)
     size, side = setting.size, max(1, round(setting.size * changed**0.5))

@@ -22,9 +22,9 @@ def augment(frames_BHWC: Tensor, targets: list[Target], generator: torch.Generat
     """A random view of each frame.
 
     Args:
-        frames_BHWC: uint8 RGB.
+        frames_BHWC: uint8 RGB frames.
         targets: Boxes in pixels of the frame, and labels.
-        generator: Source of the choices.
+        generator: Random generator of the choices.
 
     Returns:
         uint8 frames of the same shape and their targets. Boxes that a crop left less than 40 % of, or too

@@ -12,9 +12,9 @@ def write_card(path: Path, options: Mapping[str, object], scores: dict[str, dict
     """Writes the figures between the marks of the card; the text around them is kept.
 
     Args:
-        path: The card.
-        options: What the training was asked for.
-        scores: For each split what `train.detector.score.score` returned; `test` gives the figures by class.
+        path: Path of the card.
+        options: Settings of the training, by name.
+        scores: Results of `train.detector.score.score` by split; `test` gives the figures by class.
 
     Raises:
         ValueError: If the card lacks the marks.

@@ -31,8 +31,8 @@ def cut_windows(
 
     Args:
         frames_BHWC: uint8 RGB frames of 240 x 320.
-        targets: Their labels.
-        generator: Source of the choices.
+        targets: Labels of each frame, boxes in pixels of the frame.
+        generator: Random generator of the choices.
 
     Returns:
         Pixels (B, 160, 160, 3), targets with boxes clipped to the window but in pixels of the frame, and the tokens'

@@ -44,23 +44,23 @@ class DetectorConfig:
     Attributes:
         out: Folder for the log, the training state and the weights.
         cache: Cache of recorded clips; empty for the default one.
-        clips: Recordings to learn from.
-        frames: LabelledFrames of each recording.
+        clips: Number of recordings to learn from.
+        frames: Number of frames of each recording.
         stride: Tics (1/35 s) between the frames.
         steps: Optimiser steps of the whole training.
-        batch: LabelledFrames of a step; three times as many windows while training on windows.
+        batch: Number of frames of a step; three times as many windows while training on windows.
         windows: Share of the steps, at the beginning, that train on windows of a third of a frame only; later
             every second step does.
-        lr: Highest learning rate.
-        weight_decay: Of the matrices of the blocks; the rest has none.
-        warmup: Steps until the rate is reached.
-        decay: Share of the steps, at the end, over which the rate falls to zero.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of the matrices of the blocks; the rest has none.
+        warmup: Steps until the peak learning rate is reached.
+        decay: Share of the steps, at the end, over which the learning rate falls to zero.
         ema: Decay of the average of the weights, reached gradually.
-        seed: Of weights, frames and augmentation.
+        seed: Seed of weights, frames and augmentation.
         save_every: Steps between two saved states.
-        precision: `fp32`, or `bf16` for forward and backward (the weights stay fp32).
-        workers: Threads that share the work of a step, each with its own part of the batch.
-        install: With `--evaluate`, ship these weights and write the model card.
+        precision: Data type of forward and backward, `fp32` or `bf16` (the weights stay fp32).
+        workers: Number of threads that share the work of a step, each with its own part of the batch.
+        install: Whether `--evaluate` ships these weights and writes the model card.
     """
 
     out: str = "runs/detector"

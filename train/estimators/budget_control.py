@@ -33,9 +33,9 @@ class BudgetOptions:
     """Settings of `BudgetControl`.
 
     Attributes:
-        budget_gain: How far thresholds move per window to bring the mean spending to the budget, in log threshold per
+        budget_gain: Step of the thresholds per window that brings the mean spending to the budget, in log threshold per
             relative excess of all streams' windows together.
-        price_momentum: Of the running means from which the price of a MAC follows, per window.
+        price_momentum: Weight of the past windows in the running means from which the price of a MAC follows.
 
     Raises:
         ValueError: If a value is out of range.
@@ -55,11 +55,11 @@ class BudgetControl:
     """Gradients at the running price, and thresholds that follow the budget.
 
     Args:
-        policy: In training.
-        options: See `BudgetOptions`; the defaults if None.
+        policy: Policy in training.
+        options: Gain of the thresholds and momentum of the price; the defaults if None.
 
     Attributes:
-        price: Of cost / budget, in units of damage; never negative.
+        price: Price of cost / budget, in units of damage; never negative.
     """
 
     def __init__(self, policy: TrainablePolicy, options: BudgetOptions | None = None) -> None:
@@ -72,9 +72,9 @@ class BudgetControl:
         """Accumulates the gradients of damage + price * cost in the policy's parameters.
 
         Args:
-            damage: Scalar.
-            cost: Scalar, relative to the budget.
-            shift: Zero that was added to all logits.
+            damage: Mean damage, a scalar with gradients.
+            cost: Mean cost / budget, a scalar with gradients.
+            shift: Scalar zero that was added to all logits.
         """
         trained = [p for p in self._policy.parameters() if p.requires_grad]
         *of_cost, cost_slope = torch.autograd.grad(cost, [*trained, shift], retain_graph=True, allow_unused=True)
@@ -93,17 +93,17 @@ class BudgetControl:
         """Moves the thresholds after a window.
 
         Args:
-            budget_B: Of this process's streams.
-            relative_B: Their mean cost / budget.
+            budget_B: Target share of the dense MACs of each of this process's streams.
+            relative_B: Mean cost / budget of each of these streams.
         """
         both_B2 = distributed.gather(torch.stack([budget_B, relative_B], 1).float().cpu())
         excess_B = (both_B2[:, 1] - 1).clamp(-1, 1)
         self._policy.table.nudge(both_B2[:, 0], self._gain * excess_B / len(excess_B))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For checkpoints."""
+        """The state for a checkpoint."""
         return {"slopes": self._slopes}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """From a checkpoint."""
+        """Takes over the state of a checkpoint."""
         self._slopes = state["slopes"]

@@ -35,8 +35,8 @@ def costs_to_come(cost_TG: Tensor, discount: float) -> Tensor:
     """For each gate, the costs of the frame's later gates and the discounted costs of later frames.
 
     Args:
-        cost_TG: (T, G, ...).
-        discount: Per frame.
+        cost_TG: Cost of each frame and gate (T, G, ...).
+        discount: Factor per frame by which later costs count less, in [0, 1].
 
     Returns:
         (T, G, ...).

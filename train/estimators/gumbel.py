@@ -39,8 +39,8 @@ class GumbelOptions:
     """Settings of the Gumbel estimator.
 
     Attributes:
-        temperature: Of the relaxed decisions, above 0.
-        noise: Draw masks; without, the deterministic rule is trained with straight-through gradients.
+        temperature: Temperature of the relaxed decisions, above 0.
+        noise: Whether masks are drawn; if not, the deterministic rule is trained with straight-through gradients.
 
     Raises:
         ValueError: If a value is out of range.
@@ -55,17 +55,17 @@ class GumbelOptions:
 
 
 class GumbelEstimator:
-    """See the module's docstring; implements `Estimator`.
+    """Hard masks with relaxed gradients through masked execution; implements `Estimator`.
 
     Args:
-        task: Preprocessing, labels.
+        task: Task whose `preprocess` makes model inputs, and which scores outputs against labels.
         model: Eventful model around the task's model.
-        policy: To be trained.
-        objective: What the policy is to keep.
-        source: Where streams come from.
-        budget_control: Price and thresholds.
-        windows: See `WindowOptions`; gradients are cut between windows.
-        options: See `GumbelOptions`.
+        policy: Policy to be trained.
+        objective: Damage that is to be kept small.
+        source: Source of this process's streams.
+        budget_control: Price of compute, and thresholds that follow the budget.
+        windows: Length of the windows, between which gradients are cut, and sharpness of the logits.
+        options: Temperature and noise of the relaxed decisions.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class OracleOptions:
     """Settings of the warm start.
 
     Attributes:
-        frames: Frames of all streams, one optimiser step each.
+        frames: Number of frames of all streams, one optimiser step each.
         lr: Learning rate of Adam.
 
     Raises:
@@ -51,11 +51,11 @@ class OracleWarmStart:
     """Fits a policy to the gradient oracle.
 
     Args:
-        task: Preprocessing, labels.
+        task: Task whose `preprocess` makes model inputs, and which scores outputs against labels.
         model: Eventful model around the task's model.
-        policy: To be fitted.
-        objective: The damage whose gradient is the oracle.
-        options: See `OracleOptions`.
+        policy: Policy to be fitted.
+        objective: Damage whose gradient is the oracle.
+        options: Number of frames and learning rate.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class WindowOptions:
     """Settings of every estimator.
 
     Attributes:
-        window: T, frames of a window: gradients, or rewards, reach as far.
+        window: Number T of frames of a window: gradients, or rewards, reach as far.
         sharpness: Logits per unit of score (one unit of log error).
 
     Raises:
@@ -44,7 +44,7 @@ class WindowResult:
     Attributes:
         stats: Means over streams and frames, flushes left out; the same on all processes.
         rates_TG: Share of the tokens that each gate updated in each frame, first stream.
-        masks_TN: What the first gate updated, first stream, for heat maps.
+        masks_TN: Tokens that the first gate updated, first stream, for heat maps.
         ages: Frames since the first gate last updated each token, for a histogram.
     """
 
@@ -58,8 +58,8 @@ class Estimator(Protocol):
     """Accumulates `.grad` of the policy's parameters, window by window.
 
     Attributes:
-        budget_control: Price and thresholds; all that an estimator carries from one fresh start of the streams to the
-            next.
+        budget_control: Price of compute, and thresholds; all that an estimator carries from one fresh start of the
+            streams to the next.
     """
 
     budget_control: BudgetControl

@@ -40,11 +40,11 @@ class ReinforceOptions:
 
     Attributes:
         rollouts: K, rollouts from each state, at least 2.
-        discount: Of later damage and cost, per frame.
+        discount: Factor per frame by which later damage and cost count less, in [0, 1].
         far: Share of what happens at distant tokens that a decision answers for; 1 is unbiased
             (`train.estimators.credit`).
         entropy: Weight of the mean entropy per decision, in nats.
-        p_min: Probabilities stay within [p_min, 1 - p_min].
+        p_min: Bound of the probabilities, which stay within [p_min, 1 - p_min].
 
     Raises:
         ValueError: If a value is out of range.
@@ -78,16 +78,16 @@ class _Rollouts:
 
 
 class ReinforceEstimator:
-    """See the module's docstring; implements `Estimator`.
+    """Sampled masks, packed rollouts in the selection environments; implements `Estimator`.
 
     Args:
         engine: Environments of the training clips. The cost term of its reward should have weight 0: costs are dealt
             with here.
-        policy: To be trained.
-        source: Where streams come from.
-        budget_control: Price and thresholds.
-        windows: See `WindowOptions`; a window is a rollout.
-        options: See `ReinforceOptions`.
+        policy: Policy to be trained.
+        source: Source of this process's streams.
+        budget_control: Price of compute, and thresholds that follow the budget.
+        windows: Length of the windows, each of which is a rollout, and sharpness of the logits.
+        options: Number of rollouts, discount, credit, entropy and bounds of the probabilities.
 
     Raises:
         ValueError: If no clip is longer than the window.

@@ -26,7 +26,7 @@ class Batch:
 
     Attributes:
         frames_BHWC: uint8 RGB frames.
-        targets: Labels of each stream's frame; empty for label-free tasks.
+        targets: Labels of each stream's frame; empty for tasks without labels.
         first_B: Streams at the start of a walk through a clip: this frame is a flush.
         budget_B: Each stream's target share of the dense MACs, constant within a clip.
     """
@@ -41,9 +41,9 @@ class Stream:
     """One endless stream: random clips, entered at a random frame, walked to their ends.
 
     Args:
-        clips: To choose from; all frames of one size.
-        index: Of the stream among all streams.
-        seed: Of the run (and of the part of the run).
+        clips: Clips to choose from; all frames of one size.
+        index: Index of the stream among all streams.
+        seed: Seed of the run (and of the part of the run).
         budgets: Range of the budgets, sampled log-uniformly per clip.
     """
 
@@ -73,8 +73,8 @@ class StreamSource:
     """Where a process's streams come from.
 
     Attributes:
-        clips: To choose from.
-        indices: Which of all streams are this process's.
+        clips: Clips to choose from.
+        indices: Indices of this process's streams among all streams.
         budgets: Range of the budgets, sampled log-uniformly per clip.
 
     Raises:

@@ -40,9 +40,9 @@ class Estimate:
     """A figure with its interval; infinite where a threshold is never reached.
 
     Attributes:
-        value: From the sample itself.
+        value: Figure of the sample itself.
         low: Lower end of the 95 % interval.
-        high: Upper end.
+        high: Upper end of the 95 % interval.
     """
 
     value: float
@@ -61,7 +61,7 @@ class Estimate:
         return cls(float(value_R[0]), float(low), float(high))
 
     def verdict(self, higher_is_better: bool) -> Verdict:
-        """Of a difference, ours minus theirs: a win or a loss if the whole interval lies on one side of zero."""
+        """Verdict on a difference, ours minus theirs: a win or a loss if all of it lies on one side of zero."""
         if self.low > 0 or self.high < 0:
             return "win" if (self.low > 0) == higher_is_better else "loss"
         return "tie"

@@ -17,9 +17,9 @@ class Frontier:
     """One policy's quality as a function of the share of dense MACs that it spends.
 
     Args:
-        share_RK: Realised shares, positive.
+        share_RK: Realised share at each point, positive, for the sample and each resample.
         quality_RK: Quality at each point, for the sample and each resample.
-        ends_R4: Where every policy's frontier begins and ends: share and quality of updating nothing, then share and
+        ends_R4: Ends of every policy's frontier: share and quality of updating nothing, then share and
             quality of the dense model. None for a frontier of measured points alone.
 
     Raises:

@@ -32,12 +32,12 @@ def measure_latency(
     """Times a policy on a few clips.
 
     Args:
-        task: With the dense model.
+        task: Task with the dense model.
         model: The eventful model around it; its policy and state are replaced.
-        policy: With its budget set.
-        clips: Of which some are picked; each runs from a flush, and back and forth if it is too short.
-        frames: How many to time, over all clips.
-        key: For the result.
+        policy: Policy with its budget set.
+        clips: Clips to pick from; each runs from a flush, and back and forth if it is too short.
+        frames: Number of timed frames, over all clips.
+        key: Key of the result.
     """
     weight = next(task.model.parameters())
     model.policy = policy

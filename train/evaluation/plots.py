@@ -38,7 +38,7 @@ _LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 2, "s
 """The thin line from a label's right end to what it names."""
 
 _FLAT = ("LearnedTop", "TopR")
-"""Those of them that select the same number of tokens at every gate."""
+"""Policies that select the same number of tokens at every gate."""
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ class Key:
     """What distinguishes the runs of one evaluation.
 
     Attributes:
-        contender: Such as `Learned` or `TopR@gate`.
+        contender: Name of the contender, such as `Learned` or `TopR@gate`.
         budget: Asked share of the dense MACs; None for policies without one.
-        seed: Of a random policy, or which checkpoint.
+        seed: Seed of a random policy, or number of the checkpoint.
     """
 
     contender: str
@@ -43,20 +43,20 @@ class Record:
     """One run: a policy at a budget on all clips. All but `share_flush_U` is of the frames after the flush.
 
     Attributes:
-        key: Which run.
+        key: Key of the run.
         detail: The policy's setting, such as `r=39`.
         clips: Names of the clips.
         frames_U: Frames of each clip after the flush.
         share_U: Mean realised share of the dense MACs.
-        share_flush_U: Likewise with the flush counted.
+        share_flush_U: Mean realised share of the dense MACs with the flush counted.
         overall_U: Mean share with patch embedding and head counted on both sides.
         policy_U: Mean share of the dense MACs that the policy itself costs, part of `share_U`.
         distance_U: Mean token distance to the dense model (1 - cosine).
         worst_U: Mean over frames of the mean over the 20 worst tokens.
-        age_max_U: Most frames that a token went without an update.
+        age_max_U: Largest number of frames that a token went without an update.
         rates_G: Share of the tokens that each gate selects.
         metric_R: The task's metric of the sample and each resample; empty for tasks without labels.
-        seconds: How long the run took.
+        seconds: Duration of the run in seconds.
     """
 
     key: Key
@@ -80,8 +80,8 @@ class Latency:
     """Time per frame of one stream, against the dense model on the same frames in turn.
 
     Attributes:
-        key: Which policy.
-        frames: Timed frames.
+        key: Key of the policy.
+        frames: Number of timed frames.
         dense_ms: Quartiles of the dense model's times.
         eventful_ms: Quartiles of the eventful model's times.
         speedup: Quartiles of the ratios dense / eventful, frame by frame.
@@ -98,11 +98,11 @@ class ResultsFile:
     """Finished runs on disk.
 
     Args:
-        path: Of the JSON lines; created with its folder.
+        path: Path of the JSON lines; created with its folder.
         setting: Plain data on which all runs depend.
 
     Attributes:
-        notes: What a user should know about the file that was found.
+        notes: Remarks for the user about the file that was found.
 
     Raises:
         UserError: If the file is not one of these, or is damaged elsewhere than in its last line.

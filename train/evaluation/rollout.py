@@ -57,12 +57,12 @@ class Footage:
     """Held-out clips as model inputs, with the dense model's outputs, which are computed once.
 
     Args:
-        task: Supplies model and preprocessing.
-        clips: To evaluate on, each of two frames or more.
-        streams: B at most.
-        device: Of the model.
-        dtype: Of the model.
-        cache_bytes: Most memory for kept dense outputs; what does not fit is computed again for every policy.
+        task: Task with the model, whose `preprocess` makes model inputs.
+        clips: Clips to evaluate on, each of two frames or more.
+        streams: Largest number B of clips side by side in one batch.
+        device: Device of the model.
+        dtype: Data type of the model.
+        cache_bytes: Bytes for kept dense outputs; what does not fit is computed again for every policy.
 
     Raises:
         ValueError: If there is no clip, or one has fewer than two frames.
@@ -114,9 +114,9 @@ def evaluate_policy(
 
     Args:
         model: The eventful model around the task's; its policy and state are replaced.
-        policy: With its budget set.
+        policy: Policy with its budget set.
         footage: Held-out clips.
-        key: Of the run.
+        key: Key of the run.
         draws_RU: Resamples of the clips (indices into `footage.clips`), from `frontier.draw`.
         detail: The policy's setting, for the record.
     """

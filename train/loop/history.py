@@ -18,8 +18,8 @@ class History:
     """Appends to a run's file.
 
     Args:
-        folder: Of the run.
-        step: At which the run begins or goes on; what an interrupted run noted after it is dropped.
+        folder: Folder of the run.
+        step: Step at which the run begins or goes on; what an interrupted run noted after it is dropped.
     """
 
     def __init__(self, folder: Path, step: int) -> None:

@@ -22,14 +22,14 @@ from policies import ThresholdTable, TrainablePolicy
 from train.calibration import solve_shift
 
 TOLERANCE = 0.01
-"""Of log share against log budget."""
+"""Largest distance of log share from log budget."""
 
 STEPS = 10
 """Trials per budget at most."""
 
 
 @dataclass(frozen=True)
-class Point:
+class ValidationPoint:
     """A policy at a budget.
 
     Attributes:
@@ -49,7 +49,7 @@ class Playback:
     """Plays clips from their flush, with a policy deciding.
 
     Args:
-        engine: Of the clips.
+        engine: Environments of the clips.
         streams: B clips at most, evenly picked.
         frames: T frames of each at most, the flush included.
 
@@ -68,17 +68,17 @@ class Playback:
     @torch.no_grad()
     def points(
         self, policy: TrainablePolicy, budgets: Sequence[float], tolerance: float = TOLERANCE, steps: int = STEPS
-    ) -> list[Point]:
+    ) -> list[ValidationPoint]:
         """What a policy earns where it spends each budget; the policy stays as it is."""
         shifted = copy.deepcopy(policy)
         shifted.table = _table_at(policy.table, budgets)
         found = []
         for k, budget in enumerate(budgets):
-            tried: dict[float, Point] = {}
+            tried: dict[float, ValidationPoint] = {}
             start_G = shifted.table.log_threshold_KG[k].clone()
 
             def share_at(
-                shift: float, k: int = k, start_G: torch.Tensor = start_G, tried: dict[float, Point] = tried
+                shift: float, k: int = k, start_G: torch.Tensor = start_G, tried: dict[float, ValidationPoint] = tried
             ) -> float:
                 shifted.table.log_threshold_KG[k] = start_G + shift
                 tried[shift] = self._play(shifted, budgets[k])
@@ -87,7 +87,7 @@ class Playback:
             found.append(tried[solve_shift(share_at, budget, tolerance, steps)])
         return found
 
-    def _play(self, policy: TrainablePolicy, budget: float) -> Point:
+    def _play(self, policy: TrainablePolicy, budget: float) -> ValidationPoint:
         """All clips from their flush, with the policy deciding."""
         engine = self._engine
         policy.budget = budget
@@ -97,7 +97,7 @@ class Playback:
         for _ in range((self._frames - 1) * engine.layout.gates):
             mask_BN = policy.select(engine.observe()).as_mask(engine.layout.tokens)
             scores += engine.step(mask_BN).values()
-        return Point(budget, *(_mean(scores, name) for name in ("share", "reward", "distance")))
+        return ValidationPoint(budget, *(_mean(scores, name) for name in ("share", "reward", "distance")))
 
 
 def _mean(scores: Sequence[FrameScore], name: str) -> float:

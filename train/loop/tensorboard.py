@@ -21,8 +21,8 @@ class TensorBoardWriter:
     """Writes one run's scalars, histograms and pictures.
 
     Args:
-        folder: Of the event files.
-        step: At which a resumed run goes on; later entries of the interrupted run are hidden.
+        folder: Folder of the event files.
+        step: Step at which a resumed run goes on; later entries of the interrupted run are hidden.
     """
 
     def __init__(self, folder: Path, step: int) -> None:

@@ -34,12 +34,12 @@ class TrainingSchedule:
     """How long and how fast.
 
     Attributes:
-        steps: Windows, each with one optimiser step.
-        frames: Frames of all streams together in a window, for the log.
-        segment: Windows from one fresh start of the streams (and checkpoint) to the next.
+        steps: Number of windows, each with one optimiser step.
+        frames: Number of frames of all streams together in a window, for the log.
+        segment: Number of windows from one fresh start of the streams (and checkpoint) to the next.
         lr: Peak learning rate; cosine decay to zero.
         clip: Largest gradient norm.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     steps: int
@@ -54,17 +54,17 @@ class Trainer:
     """Runs an estimator over the schedule.
 
     Args:
-        policy: To be trained.
-        estimator: Supplies gradients.
-        layout: Of the model, for the logs.
-        schedule: How long and how fast.
-        folder: Of checkpoint and event files.
-        rank: Of this process; the first one writes.
-        validation: Looked at before the first step and at every checkpoint; first process only.
+        policy: Policy to be trained.
+        estimator: Estimator of the policy's gradients.
+        layout: Layout of the model's tokens and gates, for the logs.
+        schedule: Length and learning rate of the training.
+        folder: Folder of checkpoint and event files.
+        rank: Rank of this process; the first one writes.
+        validation: Validation before the first step and at every checkpoint; first process only.
 
     Attributes:
-        step: Windows so far.
-        seconds: Of training so far, interruptions and validation left out.
+        step: Number of windows so far.
+        seconds: Seconds of training so far, interruptions and validation left out.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Trainer:
         """Goes on from the folder's checkpoint, if there is one.
 
         Args:
-            run: What identifies the run; it must be the same as when the checkpoint was written.
+            run: Plain data that identifies the run, the same as when the checkpoint was written.
 
         Raises:
             UserError: If the checkpoint is damaged, or belongs to a run with other settings.
@@ -145,8 +145,8 @@ class Trainer:
         """Trains to the end of the schedule, from wherever `resume` has put it.
 
         Args:
-            run: See `resume`.
-            until: Asked after each segment; True ends the training early.
+            run: Plain data that identifies the run; it goes into the checkpoint.
+            until: Function that is asked after each segment; True ends the training early.
         """
         main = self._rank == 0
         board = TensorBoardWriter(self._folder / "tensorboard", self.step) if main else None
@@ -170,7 +170,7 @@ class Trainer:
                 board.close()
 
     def _look(self, board: TensorBoardWriter | None, history: History | None) -> None:
-        """What the policy has come to."""
+        """Validates the policy, and notes the result."""
         if self._validation is None or board is None or history is None:
             return
         points = self._validation.points()

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from envs.engine import SelectionEngine
 from policies import TrainablePolicy
-from train.loop.playback import Playback, Point
+from train.loop.playback import Playback, ValidationPoint
 
-ValidationPoints = dict[str, list[Point]]
+ValidationPoints = dict[str, list[ValidationPoint]]
 
 
 class Validation:
     """Rolls policies out in an environment of validation clips.
 
     Args:
-        engine: Of the validation clips.
-        learned: The policy in training.
-        heuristic: The same policy before training.
-        budgets: K budgets at which to look.
-        streams: B clips at most.
-        frames: T frames of each at most, the flush included.
+        engine: Environments of the validation clips.
+        learned: Policy in training.
+        heuristic: Policy as it was before training.
+        budgets: K target shares of the dense MACs at which to look.
+        streams: Largest number B of clips.
+        frames: Largest number T of frames of each clip, the flush included.
 
     Raises:
         ValueError: If no clip has two frames.
@@ -40,13 +40,13 @@ class Validation:
         self._heuristic = self._points(heuristic.to(next(learned.parameters()).device))
 
     def points(self) -> ValidationPoints:
-        """Of both policies, by budget."""
+        """Points of both policies, by budget."""
         return {"learned": self._points(self._learned), "heuristic": self._heuristic}
 
-    def _points(self, policy: TrainablePolicy) -> list[Point]:
+    def _points(self, policy: TrainablePolicy) -> list[ValidationPoint]:
         return self._playback.points(policy, self._budgets)
 
 
-def as_rows(points: Mapping[str, Sequence[Point]]) -> list[dict[str, float | str]]:
+def as_rows(points: Mapping[str, Sequence[ValidationPoint]]) -> list[dict[str, float | str]]:
     """Plain data, one row for each policy and budget."""
     return [{"policy": name, **vars(point)} for name, some in points.items() for point in some]

@@ -1,7 +1,8 @@
 """One transformer block, taken apart into the operations that eventful inference composes.
 
-A pre-norm block is x + f_proj(attention(f_qkv(norm1(x)))), then x + f_mlp(norm2(x)), with token-wise f. `Block` holds
-these pieces as callables over the model's own submodules; the families in `eventful.families` fill it in.
+A pre-norm block is x + f_proj(attention(f_qkv(norm1(x)))), then x + f_mlp(norm2(x)), with token-wise f. `Block` has
+these pieces as functions that look the model's submodules up whenever they are called: what runs is what the model
+holds now. The families in this folder fill it in.
 
 Shape suffixes: B streams, N tokens, D channels, H heads, d channels of a head.
 """
@@ -11,13 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from eventful.attention.full import QKV
+from eventful.attention.buffers import QKV
 from eventful.attention.protocol import AttentionLayer
+from eventful.families import hooks
 from eventful.rows import Rows
 
 TokenWise = Callable[[Tensor], Tensor]
+
+
+def part(block: nn.Module, name: str) -> TokenWise:
+    """A submodule of a block as a function that looks it up at each call."""
+    return lambda x: getattr(block, name)(x)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Block:
     """The parts of a block. Token-wise callables map (..., D) to (..., D).
 
     Attributes:
+        module: The block itself, whose hooks are called.
         norm1: Before attention.
         project: Normed tokens to q, k, v (..., H, d), token by token.
         turn: Applies positions to q, k, v of the given rows; None where there are none to apply.
@@ -37,6 +45,7 @@ class Block:
         mlp_macs: MACs of `mlp` per token.
     """
 
+    module: nn.Module
     norm1: TokenWise
     project: Callable[[Tensor], QKV]
     turn: Callable[[QKV, Rows], QKV] | None
@@ -52,3 +61,16 @@ class Block:
         """Normed tokens of the given rows to q, k, v (..., H, d), positions applied."""
         new = self.project(tokens)
         return new if self.turn is None else self.turn(new, rows)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether anybody sees what the block takes and gives."""
+        return bool(self.module._forward_pre_hooks or self.module._forward_hooks)
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """What the block's own pre-hooks make of its input (..., D)."""
+        return hooks.enter(self.module, tokens) if self.module._forward_pre_hooks else tokens
+
+    def leave(self, tokens: Tensor, output: Tensor) -> Tensor:
+        """What the block's own hooks make of its output (..., D)."""
+        return hooks.leave(self.module, tokens, output) if self.module._forward_hooks else output
