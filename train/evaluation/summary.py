@@ -23,8 +23,8 @@ FEW = 10
 """Clips below which intervals are called rough."""
 
 _TRIED = (
-    "Where a side meets the goal already at the smallest share that was tried, that share stands for what it needs: the "
-    "ratio is then an upper bound (the learned policy) or a lower bound (the rule)."
+    "Where a side meets the goal already at the smallest share that was tried, that share stands for what it needs: "
+    "the ratio is then an upper bound (the learned policy) or a lower bound (the rule)."
 )
 
 _BLIND = "that does not look at the outputs"
