@@ -1,4 +1,5 @@
-"""Distillation: any timm model, any footage, no labels. What is scored is fidelity to the dense model.
+"""Distillation: any timm model, any footage, no labels. What is scored is fidelity to the dense model: of its features,
+or of what its own head makes of them.
 
 Frames are resized to the model's input without regard to their aspect ratio, as uint8, so that cached clips and live
 video give the model exactly the same pixels, and normalised by the model's own data config.
@@ -9,7 +10,8 @@ Shape suffixes: B streams, T frames, C channels, H height, W width, D channels o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,12 +22,15 @@ from torch.nn import functional as F
 
 from envs.backbones import load_backbone
 from envs.footage import default_cache, load_footage, videos_in
+from envs.output_distance import class_distance, dense_distance
 from envs.task import Clip, Metric, Target, freeze
 from eventful.errors import UserError
 
 TRAIN_SHARE = 0.7
 VAL_SHARE = 0.1
 TOP = 5
+
+OutputDistance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Distillation:
@@ -53,6 +58,7 @@ class Distillation:
     metric_name = "fidelity"
     has_labels = False
     class_names: Sequence[str] = ()
+    saliency = None
 
     def __init__(
         self,
@@ -110,6 +116,16 @@ class Distillation:
         x_BCHW = self._resize(frames_BHWC).permute(0, 3, 1, 2).float() / 255
         mean_C11, std_C11 = (x.to(device)[:, None, None] for x in (self._mean, self._std))
         return (x_BCHW - mean_C11) / std_C11
+
+    @property
+    def output_distance(self) -> OutputDistance | None:
+        """How far what the model's own head returns is from the dense model's; None for a model without one.
+
+        For logits of classes (B, C) `class_distance`, one value for the frame, 0 to 1; for dense outputs
+        `dense_distance`, 0 to 2.
+        """
+        prefix = getattr(self.model, "num_prefix_tokens", 0)
+        return partial(_output_distance, prefix=prefix) if _has_head(self.model) else None
 
     def loss(self, outputs: Any, targets: Sequence[Target]) -> NoReturn:
         """There is none.
@@ -172,6 +188,20 @@ class Distillation:
             frames_BHWC.permute(0, 3, 1, 2).float(), self.input_size, mode=self._interpolation, antialias=True
         )
         return x_BCHW.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _has_head(model: nn.Module) -> bool:
+    """Whether `forward` makes something of the features, beyond pooling them."""
+    find = getattr(model, "get_classifier", None)
+    heads = getattr(model, "head", None) if find is None else find()
+    found = [head for head in (heads if isinstance(heads, tuple) else (heads,)) if isinstance(head, nn.Module)]
+    return any(True for head in found for _ in head.parameters())
+
+
+def _output_distance(outputs: Tensor, dense_outputs: Tensor, prefix: int) -> Tensor:
+    if outputs.dim() == 2:
+        return class_distance(outputs, dense_outputs)
+    return dense_distance(outputs, dense_outputs)[:, prefix if outputs.dim() == 3 else 0 :]
 
 
 def _input_size(model: nn.Module, image_size: Sequence[int] | None, default: tuple[int, int, int]) -> tuple[int, int]:

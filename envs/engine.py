@@ -96,7 +96,7 @@ class SelectionEngine:
         )
         self._scorer = FrameScorer(self.task, self.model, self.reward, labels, cache_mb)
         self.layout = self.model.layout(self._inputs([Slot(0, 0, 1.0)]))
-        self.features = feature_names(granularity)
+        self.features = feature_names(granularity, self.model.saliency is not None)
         self.slots: dict[int, Slot] = {}
         self._groups: list[Lockstep] = []
         self._shown: dict[int, tuple[Slot, Tensor]] = {}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policies.features import SCALARS, feature_macs, log_error, scalar_features
+from policies.features import SALIENCY, SCALARS, feature_macs, log_error, saliency_features, scalar_features
 from policies.protocol import GateObservation, Granularity, Layout, Selection
 
 LIMIT = 10.0
@@ -25,13 +25,14 @@ KINDS = ("qkv", "proj", "mlp")
 _FLOOR = -6.0
 
 
-def feature_names(granularity: Granularity) -> tuple[str, ...]:
+def feature_names(granularity: Granularity, saliency: bool = False) -> tuple[str, ...]:
     """Names of the F features, in order.
 
     Those of `policies.features.SCALARS`; with granularity "gate" also `depth`, the share of the frame's gates that
-    have decided, and the kind of the gate, one-hot.
+    have decided, and the kind of the gate, one-hot; where the task says what its consumer cares for also those of
+    `policies.features.SALIENCY`.
     """
-    return SCALARS if granularity == "frame" else (*SCALARS, "depth", *KINDS)
+    return (*SCALARS, *(() if granularity == "frame" else ("depth", *KINDS)), *(SALIENCY if saliency else ()))
 
 
 @torch.no_grad()
@@ -43,6 +44,8 @@ def gate_features(observation: GateObservation, budget_B: Tensor) -> Tensor:
         columns = [observation.gate / layout.gates, *(float(observation.kind == kind) for kind in KINDS)]
         gate_K = torch.tensor(columns, device=features_BNF.device)
         features_BNF = torch.cat([features_BNF, gate_K.expand(*features_BNF.shape[:2], -1)], -1)
+    if observation.saliency_BN is not None:
+        features_BNF = torch.cat([features_BNF, saliency_features(observation)], -1)
     return features_BNF.clamp(-LIMIT, LIMIT)
 
 
@@ -56,9 +59,9 @@ def selection(mask_BN: Tensor, layout: Layout) -> Selection:
     return Selection(mask_BN=chosen_BN)
 
 
-def observation_macs(layout: Layout) -> float:
-    """MACs of the features per gate and stream: those of the scalars, and the norms of the references."""
-    return feature_macs(layout) + float(layout.tokens * layout.dim)
+def observation_macs(layout: Layout, saliency: bool = False) -> float:
+    """MACs of the features per gate and stream: those of the scalars, of saliency, and the norms of the references."""
+    return feature_macs(layout, saliency) + float(layout.tokens * layout.dim)
 
 
 def _relative_error(observation: GateObservation) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from envs.observation import gate_features, observation_macs, selection
+from envs.observation import feature_names, gate_features, observation_macs, selection
 from eventful.macs.ledger import linear_macs
 from policies.budget import BudgetedPolicy
 from policies.protocol import Budget, GateObservation, Layout, PolicyMismatch, Selection
@@ -60,7 +60,8 @@ class SB3Policy(BudgetedPolicy):
 
     def macs(self, layout: Layout) -> float:
         """See `Policy.macs`: the features, and the linear layers of the actor."""
-        return observation_macs(layout) + linear_macs(*self._actor())
+        seen = self.model.observation_space.shape[-1] == len(feature_names(layout.granularity, saliency=True))
+        return observation_macs(layout, seen) + linear_macs(*self._actor())
 
     @property
     def name(self) -> str:
