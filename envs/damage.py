@@ -33,12 +33,12 @@ class Objective:
     """What a policy is to keep: weights of the kinds of damage.
 
     Attributes:
-        fidelity: Of the mean distance of the final tokens to the dense model's.
-        worst: Of the mean distance of the 20 worst tokens.
-        task: Of the task loss above the dense model's (labelled tasks).
-        metric: Of the task's metric of the frame below the dense model's (labelled tasks; not differentiable).
-        output: Of the mean distance of the outputs to the dense model's (tasks that offer `output_distance`).
-        output_worst: Of the mean output distance of the 20 worst tokens.
+        fidelity: Weight of the mean distance of the final tokens to the dense model's.
+        worst: Weight of the mean distance of the 20 worst tokens.
+        task: Weight of the task loss above the dense model's (labelled tasks).
+        metric: Weight of the task's metric of the frame below the dense model's (labelled tasks; not differentiable).
+        output: Weight of the mean distance of the outputs to the dense model's (tasks that offer `output_distance`).
+        output_worst: Weight of the mean output distance of the 20 worst tokens.
 
     Raises:
         ValueError: If a weight is negative or not finite, or all are zero.
@@ -188,8 +188,8 @@ class DamageMeter:
     """Holds eventful outputs against the dense model's.
 
     Args:
-        task: With loss and metric.
-        backbone: Of the task's model.
+        task: Task that supplies loss, metric and output distance.
+        backbone: Parts of the task's model.
         loss: Whether to compute the task loss.
         metric: Whether to compute the metric of single frames.
         output: Whether to compute the distance of the outputs.

@@ -38,7 +38,7 @@ class Reward:
             too).
         scale: Damage worth one unit of reward; None for 0.1 with kind "fidelity", 0.025 with "output", 1 otherwise.
         cost: What counts as cost: `budget` or `share`.
-        weight: Of the cost.
+        weight: Weight of the cost.
 
     Raises:
         ValueError: If a value does not exist or is out of range.

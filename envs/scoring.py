@@ -65,8 +65,8 @@ class FrameScorer:
     """Scores frames against the dense model and the labels.
 
     Args:
-        task: With the loss and the metric.
-        model: Whose outputs are scored.
+        task: Task that supplies loss, metric and output distance.
+        model: Eventful model whose outputs are scored.
         reward: What they are worth.
         labels: Whether to compute loss and metric.
         cache_mb: Memory for the dense model's outcomes, in MiB; the least recently used go first.

@@ -162,7 +162,7 @@ def feature_macs(layout: Layout, saliency: bool = False) -> float:
     """MACs of the features per gate and stream: cosine (three dot products), 3x3 sums, attention row.
 
     Args:
-        layout: Of the model.
+        layout: Layout of the model.
         saliency: Whether `saliency_features` are among them: maxima over 3x3 and 5x5, one difference.
     """
     per_token = 3 * layout.dim + 2 * 9 + (2 * layout.dim if layout.granularity == "gate" else 0)

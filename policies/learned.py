@@ -25,7 +25,7 @@ class LearnedPolicy(TrainablePolicy):
     """Scores tokens by a two-layer MLP on a few numbers per token.
 
     Args:
-        gates: See `TrainablePolicy`, as for all that is not named here.
+        gates: G, decisions per frame of the model it is for.
         dim: D, channels of the model's tokens.
         granularity: `gate` or `frame`, as the model is run.
         hidden: Width of the MLP.

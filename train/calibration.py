@@ -54,8 +54,8 @@ def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, fra
     """The first frames of some clips, evenly picked, as model inputs.
 
     Args:
-        task: For preprocessing.
-        clips: Of the training split.
+        task: Task whose `preprocess` makes model inputs.
+        clips: Clips of the training split.
         streams: B at most.
         frames: T at most.
 
@@ -156,7 +156,7 @@ def solve_shift(
     Args:
         share_at: Realised share at a shift.
         budget: Asked share.
-        tolerance: Of log share against log budget.
+        tolerance: Largest distance of log share from log budget.
         steps: Trials at most.
 
     Returns:

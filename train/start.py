@@ -51,11 +51,11 @@ def best_rule(
     Args:
         make: An untrained policy that is such a rule, with a table for these budgets.
         model: That is trained; its policy is replaced.
-        frames: For first thresholds.
-        engine: Of the training clips.
+        frames: Frames on which first thresholds are found.
+        engine: Environments of the training clips.
         budget: At which rules are compared.
-        exponents: To be tried.
-        floors: To be tried.
+        exponents: Exponents to try.
+        floors: Floors to try.
     """
     playback = Playback(engine, streams=frames[0].shape[0], frames=len(frames))
     earned: dict[StartRule, float] = {}

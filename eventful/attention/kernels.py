@@ -27,7 +27,7 @@ def partial_attention(
         k_BKHd: Keys; K must be at least 1.
         v_BKHd: Values, with as many channels as the queries.
         bias_BHRK: Added to the scaled logits (broadcastable), None for none.
-        scale: Of the products; d ** -0.5 if None.
+        scale: Factor of the products; d ** -0.5 if None.
 
     Returns:
         Outputs (B, R, H, d) in the dtype of the queries, and the log-sum-exp (B, R, H) in float32.
@@ -61,7 +61,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale:
         k: Keys (B, H, K, d).
         v: Values (B, H, K, d).
         bias: Added to the scaled logits, or None.
-        scale: Of the products.
+        scale: Factor of the products.
 
     Returns:
         Outputs (B, H, R, d) in the dtype of q, log-sum-exp (B, H, R) in float32 (float64 for float64 input).

@@ -106,7 +106,7 @@ class RopeTable:
         rope: timm's embedding module, with `get_embed(shape)`.
         grid: (rows, columns) of positions.
         prefix: Number of tokens before them.
-        block: Which of the embeddings to use where every block has its own, else None.
+        block: Index of the block's embedding where every block has its own, else None.
         half: Whether the channels of a pair lie half a head apart, instead of side by side.
         place: Returns, for a device, each token's position, where tokens share positions (windows); None if token n
             is at position n.

@@ -22,7 +22,7 @@ class PooledAttention(Attention):
 
     Args:
         kv_pool: Tokens along one side of a cell. Incomplete cells at the edge are means over what they have.
-        options: Of timm's `Attention`, without rotary embeddings.
+        options: Arguments of timm's `Attention`, without rotary embeddings.
     """
 
     def __init__(self, *, kv_pool: int, **options: Any) -> None:
@@ -117,8 +117,8 @@ def vitdet_b(
     """ViTDet-B: 12 blocks of 768 channels, windows of 14x14 in all but blocks 2, 5, 8 and 11.
 
     Args:
-        image_size: See `vitdet`.
+        image_size: Side of the frames for which the position tables are made.
         kv_pool: Whether the global blocks average keys and values over 2x2 tokens.
-        device: See `vitdet`.
+        device: Where to make the weights; "meta" for shapes only.
     """
     return vitdet(image_size, kv_pool=2 if kv_pool else 1, device=device)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from envs.damage import Objective
 from eventful.errors import UserError
 from train.config import load_config, part
 from train.estimators.budget_control import BudgetOptions
-from train.train_config import TrainConfig
+from train.train_config import TrainConfig, check
 
 FORMER = {
     "rollouts": ("reinforce.rollouts", 7),
@@ -85,8 +86,8 @@ def test_mistakes_in_former_names(text: str, overrides: list[str], message: str,
         ("attention=recompute", "attention is read by granularity=gate only (granularity is frame)"),
         (
             "estimator=reinforce warm_start=none reward=loss objective.worst=1",
-            "objective.worst is read by estimator=gumbel or warm_start=oracle or reward=fidelity only "
-            "(estimator is reinforce, warm_start is none, reward is loss)",
+            "objective.worst is read by estimator=gumbel or warm_start=oracle or reward=objective or reward=fidelity "
+            "only (estimator is reinforce, warm_start is none, reward is loss)",
         ),
     ],
 )
@@ -121,11 +122,24 @@ def test_settings_that_are_read_or_defaults_are_not_refused(settings: str) -> No
         ("window=0", "window must be at least 1"),
         ("budget_gain=-1", "budget_gain must be at least 0"),
         ("price_momentum=1", r"price_momentum must be in \[0, 1\), got 1.0"),
+        ("objective.output=-1", "weights must be numbers from 0"),
     ],
 )
 def test_values_out_of_range(override: str, message: str) -> None:
     with pytest.raises(UserError, match=f"config: {message}"):
         load_config(TrainConfig, ["estimator=reinforce", override])
+
+
+def test_weights_that_are_given_in_part_are_the_defaults_of_before_for_the_rest() -> None:
+    assert load_config(TrainConfig, []).objective is None
+    assert load_config(TrainConfig, ["objective.worst=0.5"]).objective == Objective(fidelity=1.0, worst=0.5)
+    assert load_config(TrainConfig, ["objective.output=2", "objective=null"]).objective is None
+
+
+def test_rules_to_start_from_are_checked() -> None:
+    for override in ("saliency_exponents=[]", "saliency_exponents=[-1]", "saliency_floors=[0]"):
+        with pytest.raises(UserError, match=f"{override.split('=')[0]} must be numbers"):
+            check(load_config(TrainConfig, [override]))
 
 
 def test_help_says_when_a_setting_is_read_and_what_it_was_called(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,9 +27,9 @@ class Measure:
 
     Attributes:
         id: `metric`, `distance` or `worst`.
-        label: For tables.
-        title: Of a plot.
-        axis: Of a plot, with units.
+        label: Name in tables.
+        title: Title of a plot.
+        axis: Label of a plot's axis, with units.
         higher_is_better: Its direction.
     """
 
@@ -110,7 +110,7 @@ class Comparison:
         records: Finished runs.
         latencies: Measured times.
         draws_RU: The resamples that the records were made with.
-        metric_name: Of the task; None for tasks without labels.
+        metric_name: Name of the task's metric; None for tasks without labels.
         tolerance: How much worse than the dense model is still as good: relative for a metric, absolute for a
             distance.
     """

@@ -49,7 +49,7 @@ class Playback:
     """Plays clips from their flush, with a policy deciding.
 
     Args:
-        engine: Of the clips.
+        engine: Environments of the clips.
         streams: B clips at most, evenly picked.
         frames: T frames of each at most, the flush included.
 
