@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import policies
+
 ROOT = Path(__file__).parents[1]
 MODULES = {"eventful-train": "train.policy", "eventful-evaluate": "train.evaluate"}
 
@@ -27,16 +29,17 @@ def folder(tmp_path, monkeypatch):
             (tmp_path / name[1]).write_text(block)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for name in ("looks_left", "places"):
+    for name in ("looks_left", "places", "says_so"):
         sys.modules.pop(name, None)
 
 
-def run(line: str, *more: str) -> None:
+def run(line: str, *more: str) -> str:
     words = shlex.split(line)
     done = subprocess.run(
         [sys.executable, "-m", MODULES[words[0]], *words[1:], *more], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.mark.parametrize("estimator", ["reinforce", "gumbel"])
@@ -68,3 +71,11 @@ def test_the_task_of_the_how_to_is_a_task(folder: Path, monkeypatch) -> None:
     clip = task.clips("test")[0]
     outputs = task.model(task.preprocess(clip.frames_THWC))
     torch.testing.assert_close(task.loss(outputs, clip.targets), torch.zeros(6), atol=1e-5, rtol=0)
+
+
+def test_a_task_that_says_what_its_consumer_sees_is_trained_for_that(folder: Path) -> None:
+    said = run(blocks("tasks.md", "console")[0].strip(), "threads=1")
+    assert "objective: output 1, output_worst 0.1" in said
+    assert "start: log||e||" in said
+    policy = policies.load(folder / "runs/says-so/policy")
+    assert policy.saliency and policy.provenance.objective == {"output": 1.0, "output_worst": 0.1}
