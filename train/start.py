@@ -18,8 +18,11 @@ from train import distributed
 from train.calibration import CalibrationFrames, first_thresholds, install
 from train.loop.playback import Playback
 
-TOLERANCE, STEPS = 0.02, 6
+TOLERANCE, STEPS = 0.03, 6
 """Of the search for the threshold of a rule."""
+
+STREAMS = 6
+"""Clips at most on which rules are compared: each is played several times."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def best_rule(
         exponents: Exponents to try.
         floors: Floors to try.
     """
+    frames = [frame_BCHW[:STREAMS] for frame_BCHW in frames]
     playback = Playback(engine, streams=frames[0].shape[0], frames=len(frames))
     earned: dict[StartRule, float] = {}
 
