@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+# The strongest rules of configs/evaluate.yaml, and the paper's.
+OPPONENTS := [Learned,SaliencyThreshold,SaliencyTopR,CalibratedThreshold,TopR]
 
 .PHONY: demo test slow lint format bench clean
 
@@ -13,7 +15,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/eventful-train configs/demo.yaml out=$(RUN)
-	$(BIN)/eventful-evaluate configs/evaluate.yaml policy=$(RUN)/policy out=$(RUN)/evaluation max_clips=16 max_frames=40
+	$(BIN)/eventful-evaluate configs/evaluate.yaml policy=$(RUN)/policy out=$(RUN)/evaluation max_clips=16 max_frames=40 \
+		policies=$(OPPONENTS)
 	$(BIN)/python -m envs.doom.export --split test_maps --out $(RUN)/clip.mp4
 	$(BIN)/eventful-infer $(RUN)/clip.mp4 --policy $(RUN)/policy --budget 0.2 --out $(RUN)/annotated.mp4
 	@echo

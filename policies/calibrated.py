@@ -1,27 +1,31 @@
 """Calibrated heuristics: the honest opponents of a learned policy.
 
-The paper uses one r or one h for all gates, though error norms differ by gate. `CalibratedThreshold` has a threshold
-for each gate and budget; `GlobalTopR` spreads one count over all gates by normalised errors. A policy that beats only
-the uniform rules has learned no more than a calibration.
+The paper uses one r or one h for all gates, though error norms differ by gate. A `ScoreThreshold` has a threshold for
+each gate and budget: `CalibratedThreshold` on the error, `KeySimilarity` on the cosine, and those of
+`policies.saliency`. `GlobalTopR` spreads one count over all gates by normalised errors. A policy that beats only the
+uniform rules has learned no more than a calibration.
 
 Shape suffixes: B streams, N tokens, G gates.
 """
 
 from __future__ import annotations
 
+import abc
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from policies.budget import BudgetedPolicy
-from policies.protocol import Budget, GateObservation, Granularity, Policy, PolicyMismatch, Selection
+from policies.protocol import Budget, GateObservation, Granularity, Layout, Policy, PolicyMismatch, Selection
 from policies.table import ThresholdTable
 
 
-class CalibratedThreshold(nn.Module, BudgetedPolicy):
-    """All tokens whose error norm exceeds the threshold of their gate at the asked budget.
+class ScoreThreshold(nn.Module, BudgetedPolicy):
+    """All tokens whose score exceeds the threshold of their gate at the asked budget.
 
     Args:
-        table: Thresholds, filled by `train.calibration.calibrate`.
+        table: Thresholds on the score, filled by `train.calibration`.
         budget: Target share of the dense MACs, one for all streams or one for each (B,).
     """
 
@@ -30,15 +34,62 @@ class CalibratedThreshold(nn.Module, BudgetedPolicy):
         self.table = table
         self.budget = budget
 
+    @abc.abstractmethod
+    def score(self, observation: GateObservation) -> Tensor:
+        """What is held against the threshold (B, N), float32, as a logarithm."""
+
+    def choose(self, observation: GateObservation, score_BN: Tensor) -> Selection:
+        """The tokens to update, given their scores."""
+        log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
+        return Selection.where(score_BN > log_h_B[:, None], observation)
+
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
-        log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
-        return Selection.where(observation.error_BN > log_h_B.exp()[:, None], observation)
+        return self.choose(observation, self.score(observation))
 
     def check(self, gates: int, dim: int, granularity: Granularity) -> None:
         """See `Policy.check`."""
         if gates != self.table.gates:
             raise PolicyMismatch(f"the thresholds are for {self.table.gates} gates, the model has {gates}")
+
+
+class CalibratedThreshold(ScoreThreshold):
+    """All tokens whose error norm exceeds the threshold of their gate at the asked budget.
+
+    Args:
+        table: Thresholds on log error, filled by `train.calibration.calibrate`.
+        budget: Target share of the dense MACs, one for all streams or one for each (B,).
+    """
+
+    def score(self, observation: GateObservation) -> Tensor:
+        """log ||e||; minus infinity for tokens that have not changed at all."""
+        return observation.error_BN.log()
+
+
+class KeySimilarity(ScoreThreshold):
+    """The tokens that are least similar to what was sent on last, by cosine: the rule of STC.
+
+    STC compares keys. A gate comes before the projection that makes them, so that the current key does not exist yet
+    when the decision is made; the cosine is that of the gate's input and reference tokens, which the key projection
+    takes. In contrast to the error norm it does not see a change of length.
+
+    Args:
+        table: Thresholds on log(1 - cosine), filled by `train.calibration`.
+        budget: Target share of the dense MACs, one for all streams or one for each (B,).
+    """
+
+    def score(self, observation: GateObservation) -> Tensor:
+        """log(1 - cosine of c and u)."""
+        c_BND, u_BND = (F.normalize(x.float(), dim=-1) for x in (observation.input_BND, observation.reference_BND))
+        # 1 - cosine is half the squared distance of the unit vectors, which does not cancel for small changes.
+        return ((c_BND - u_BND).square().sum(-1) / 2).clamp(min=_TINY).log()
+
+    def macs(self, layout: Layout) -> float:
+        """See `Policy.macs`: two norms, one distance."""
+        return 3.0 * layout.tokens * layout.dim
+
+
+_TINY = 1e-12
 
 
 class GlobalTopR(Policy):

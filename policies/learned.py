@@ -40,6 +40,7 @@ class LearnedPolicy(TrainablePolicy):
         saliency_floor: Saliency of what nobody looked at.
         saliency: Whether the MLP sees what the consumer cared for in the last outputs, around the token, and how that
             has changed; the model must supply it.
+        max_age: Frames after which a token is updated in any case; None for no bound.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -60,9 +61,20 @@ class LearnedPolicy(TrainablePolicy):
         saliency_exponent: float = 0.0,
         saliency_floor: float = 0.02,
         saliency: bool = False,
+        max_age: int | None = None,
     ) -> None:
         super().__init__(
-            gates, dim, granularity, budgets, select, budget, feedback, provenance, saliency_exponent, saliency_floor
+            gates,
+            dim,
+            granularity,
+            budgets,
+            select,
+            budget,
+            feedback,
+            provenance,
+            saliency_exponent,
+            saliency_floor,
+            max_age,
         )
         if hidden < 1 or projections < 0:
             raise ValueError(f"hidden must be positive, projections not negative: {hidden=} {projections=}")

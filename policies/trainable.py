@@ -28,6 +28,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.constants import CONFIG_NAME
 from torch import Tensor, nn
 
+from policies.age_bound import checked_max_age, overdue, with_overdue
 from policies.budget import BudgetedPolicy
 from policies.features import log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
@@ -35,6 +36,8 @@ from policies.provenance import Provenance
 from policies.table import ThresholdTable
 
 Select = Literal["threshold", "top"]
+CERTAIN = 1e3
+"""Score of a token that is updated in any case."""
 DEFAULT_BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
 
 
@@ -63,6 +66,7 @@ class TrainablePolicy(
         provenance: What the checkpoint was trained with, for whoever loads it.
         saliency_exponent: How much an error counts for more where the consumer looked, a; 0 for nothing.
         saliency_floor: Saliency of what nobody looked at, above 0.
+        max_age: Frames after which a token is updated in any case; None for no bound.
 
     Attributes:
         table: Thresholds on (weighted) log error by budget and gate.
@@ -88,6 +92,7 @@ class TrainablePolicy(
         provenance: Provenance | Mapping[str, Any] | None = None,
         saliency_exponent: float = 0.0,
         saliency_floor: float = 0.02,
+        max_age: int | None = None,
     ) -> None:
         super().__init__()
         if gates < 1 or dim < 1:
@@ -102,7 +107,7 @@ class TrainablePolicy(
         self.gates, self.dim, self.granularity = gates, dim, granularity
         self.saliency_exponent, self.saliency_floor = saliency_exponent, saliency_floor
         self.select_by, self.feedback = select, feedback
-        self.budget = budget
+        self.budget, self.max_age = budget, checked_max_age(max_age)
         self.provenance = provenance
         self.table = ThresholdTable(budgets, gates)
         self.register_buffer("log_error_mean_G", torch.zeros(gates))
@@ -152,6 +157,13 @@ class TrainablePolicy(
         above_BN = self.weighted_error(observation) - self.table(gate, budget_B)[:, None]
         return self.log_weight_G[gate].float().exp() * above_BN + residual_BN
 
+    def logit(self, observation: GateObservation, budget_B: Tensor) -> Tensor:
+        """`score` for decisions that are sampled: that of a token that is overdue is a constant, beyond doubt."""
+        score_BN = self.score(observation, budget_B)
+        if self.max_age is None:
+            return score_BN
+        return score_BN.masked_fill(overdue(observation, self.max_age), CERTAIN)
+
     def weighted_error(self, observation: GateObservation) -> Tensor:
         """What thresholds are set on (B, N): log error, weighed by saliency; see `PolicyMismatch` of `score`."""
         return weighted_log_error(observation, self.saliency_exponent, self.saliency_floor)
@@ -162,10 +174,12 @@ class TrainablePolicy(
         budget_B = self.budget_per_stream(observation)
         score_BN = self.score(observation, budget_B)
         if self.select_by == "top":
-            return self._top(observation.layout, score_BN, budget_B)
-        if self.feedback:
-            score_BN = score_BN - self._offset(observation, budget_B)[:, None]
-        return Selection.where(score_BN > 0, observation)
+            selection = self._top(observation.layout, score_BN, budget_B)
+        else:
+            if self.feedback:
+                score_BN = score_BN - self._offset(observation, budget_B)[:, None]
+            selection = Selection.where(score_BN > 0, observation)
+        return with_overdue(selection, observation, self.max_age)
 
     def macs(self, layout: Layout) -> float:
         """See `Policy.macs`."""
@@ -203,7 +217,9 @@ class TrainablePolicy(
         """The arguments that make this policy again, as they stand now; plain data."""
         made: dict[str, Any] = dict(self._hub_mixin_config or {})  # type: ignore[arg-type]  # never a dataclass
         budget = self.budget.tolist() if isinstance(self.budget, Tensor) else self.budget
-        now = {"budget": budget, "select": self.select_by, "feedback": self.feedback}
+        now: dict[str, Any] = {"budget": budget, "select": self.select_by, "feedback": self.feedback}
+        if self.max_age is not None or "max_age" in made:
+            now["max_age"] = self.max_age
         provenance = dataclasses.replace(self.provenance, policy=class_name(type(self)))
         return made | now | {"provenance": provenance.to_dict()}
 

@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from envs.output_distance import dense_distance
 from envs.task import Clip, freeze
 
 
@@ -74,3 +75,13 @@ class Squares:
 
     def metric(self) -> Agreement | None:
         return Agreement() if self.has_labels else None
+
+
+class WatchedSquares(Squares):
+    """Somebody looks at the outputs, and says where and how far they have moved."""
+
+    def saliency(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1).amax(-1)
+
+    def output_distance(self, outputs: Tensor, dense_outputs: Tensor) -> Tensor:
+        return dense_distance(outputs, dense_outputs)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 import eventful
-from envs.task import Clip, VideoTask, has_metric
+from envs.task import Clip, VideoTask, has_metric, offers
 from eventful import EventfulModel, cli
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
@@ -30,11 +30,18 @@ from train.evaluate_config import EvaluateConfig, check, checkpoint_paths, compl
 from train.evaluation import plots, tables
 from train.evaluation.bootstrap import resample_clips
 from train.evaluation.comparison import Comparison
-from train.evaluation.contenders import Contender, PolicyMaker, digest, drop_twins, parse_contenders
+from train.evaluation.contenders import Contender, digest, drop_blind, drop_twins, parse_contenders
 from train.evaluation.latency import measure_latency
+from train.evaluation.policy_maker import PolicyMaker
 from train.evaluation.results_file import Key, ResultsFile
 from train.evaluation.rollout import Footage, evaluate_policy
+from train.evaluation.rules import Rules
+from train.evaluation.summary import summary
+from train.evaluation.tuning import Tuner
 from train.task_config import make_task, task_options
+
+TIMED = ("TopR", "CalibratedThreshold", "SaliencyThreshold")
+"""Rules that are timed beside the learned policy."""
 
 COMMAND = "eventful-evaluate"
 
@@ -68,19 +75,23 @@ class _Evaluation:
         self._device, self._dtype = device_named(config.device), dtype_named(config.dtype)
         own: Granularity = config.granularity or "frame"
         names = [n for n in config.policies if policies or not n.startswith("Learned")]
-        named = parse_contenders(names, own)
+        self._task = make_task(config) if task is None else task
+        named, blind = drop_blind(parse_contenders(names, own), offers(self._task, "saliency"))
+        if not named:
+            raise UserError(f"policies: there is nobody left to compare ({'; '.join(blind) or 'none is given'})")
         ends = [c for c in parse_contenders(["All", "Nothing"], own) if c not in named]
-        self._contenders, self._notes = drop_twins([*named, *ends])
+        self._contenders, twins = drop_twins([*named, *ends])
+        self._notes = [*blind, *twins]
         if asked.attention not in (None, "exact") and all(c.granularity == "frame" for c in self._contenders):
             raise UserError(f"attention={asked.attention} is read by policies at every gate only (there is none)")
         if not policies:
             self._notes.append("no policy=FOLDER was given: the heuristics alone")
-        self._task = make_task(config) if task is None else task
         self._task.model.to(self._device, self._dtype)
         self._footage = self._held_out()
         self._draws = resample_clips(len(self._footage.clips), config.bootstrap, config.bootstrap_seed)
         self._models = {c.granularity: self._wrap(c.granularity) for c in self._contenders}
-        self._maker = PolicyMaker(self._models, self._calibration_frames, config.budgets, policies)
+        self._maker = PolicyMaker(self._rules, config.budgets, policies)
+        self._frames: CalibrationFrames | None = None
         self._results = ResultsFile(self._out / "results.jsonl", self._setting())
 
     def run(self) -> Comparison:
@@ -97,7 +108,7 @@ class _Evaluation:
             self._results.latencies,
             self._draws,
             self._task.metric_name if has_metric(self._task) else None,
-            self._config.tolerance,
+            [self._config.tolerance, self._config.loose_tolerance],
         )
         self._write(comparison)
         return comparison
@@ -108,16 +119,16 @@ class _Evaluation:
         for key in bar:
             contender = keys[key]
             bar.set_description(contender.label + ("" if key.budget is None else f" at {key.budget:g}"))
-            policy, detail = self._maker.policy(contender, key)
             model = self._models[contender.granularity]
             try:
+                policy, detail = self._maker.policy(contender, key)
                 record = evaluate_policy(model, policy, self._footage, key, self._draws, detail)
             except PolicyMismatch as error:
-                raise UserError(f"policy {key.seed}: {error}") from error
+                raise UserError(f"policy {key.seed or contender.id}: {error}") from error
             self._results.add(record)
 
     def _time_missing(self, keys: dict[Key, Contender]) -> None:
-        timed = {k: c for k, c in keys.items() if c.learned or c.name == "TopR"}
+        timed = {k: c for k, c in keys.items() if c.learned or c.id in TIMED}
         # One checkpoint is as fast as another of the same shape.
         first = {(k.contender, k.budget): k for k in reversed(timed)}.values()
         missing = [key for key in reversed(list(first)) if key not in self._results.latencies]
@@ -134,7 +145,7 @@ class _Evaluation:
             "table.csv": tables.table_csv(comparison),
             "table.md": f"{tables.table(comparison)}\n{tables.LEGEND}",
             "differences.md": tables.differences(comparison),
-            "summary.md": tables.summary(comparison, self._about(), self._notes),
+            "summary.md": summary(comparison, self._about(), self._notes),
         }
         for name, text in texts.items():
             (out / name).write_text(text)
@@ -164,6 +175,13 @@ class _Evaluation:
         with cli.user_input(f"split={config.split}"):
             clips = _thinned(self._task.clips(config.split), config.max_clips, config.max_frames)
             return Footage(self._task, clips, config.streams, self._device, self._dtype, config.cache_mb << 20)
+
+    def _rules(self, granularity: Granularity) -> Rules:
+        if self._frames is None:
+            self._frames = self._calibration_frames()
+        with cli.user_input(f"task {self._task.name}"):
+            tuner = Tuner(self._task, self._models[granularity], self._frames, self._config.cache_mb << 20)
+        return Rules(tuner, sorted(self._config.budgets))
 
     def _calibration_frames(self) -> CalibrationFrames:
         config = self._config

@@ -16,7 +16,7 @@ from eventful.tasks import recorded_task
 from eventful.user_code import LEARNED, policy_class
 from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
-from train.evaluation.contenders import LABELS, digest
+from train.evaluation.contenders import DEFAULT, digest
 from train.task_config import TaskConfig, with_task
 
 
@@ -34,8 +34,9 @@ class EvaluateConfig(TaskConfig):
         max_clips: Largest number of clips to evaluate on, evenly picked.
         max_frames: Largest number of frames of each clip.
         budgets: Shares of the dense MACs, each in (0, 1).
-        policies: Policies to compare; `TopR@gate` is run with a decision at every gate, `TopR@frame` with one per
-            frame; `MODULE:FUNCTION` is a function of your own that takes a budget and returns a policy.
+        policies: Policies to compare; `TopR+age` has a bound on age; `TopR@gate` is run with a decision at every gate,
+            `TopR@frame` with one per frame; `MODULE:FUNCTION` is a function of your own that takes a budget and
+            returns a policy.
         seeds: Seeds of the random policy.
         granularity: Decisions per `gate` or per `frame`; as in the checkpoint's training if null (`frame` without one).
         attention: Attention update with granularity `gate`; as in the checkpoint's training if null.
@@ -50,7 +51,8 @@ class EvaluateConfig(TaskConfig):
         bootstrap: Number of resamples of the clips for the intervals.
         bootstrap_seed: Seed of the resamples.
         tolerance: Loss against the dense model that counts as none: relative for a metric, absolute for a distance.
-        latency: Whether the learned policy and top-r are timed against the dense model.
+        loose_tolerance: Larger loss, at least `tolerance`, whose share is reported as well.
+        latency: Whether the learned policy, top-r and the two best-known thresholds are timed against the dense model.
         latency_frames: Number of timed frames.
         plots: Whether pictures are drawn (needs matplotlib).
     """
@@ -63,7 +65,7 @@ class EvaluateConfig(TaskConfig):
     max_clips: int | None = None
     max_frames: int | None = None
     budgets: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.5])
-    policies: list[str] = field(default_factory=lambda: list(LABELS))
+    policies: list[str] = field(default_factory=lambda: list(DEFAULT))
     seeds: list[int] = field(default_factory=lambda: [0])
     granularity: Literal["gate", "frame"] | None = None
     attention: Literal["exact", "paper", "recompute"] | None = None
@@ -78,6 +80,7 @@ class EvaluateConfig(TaskConfig):
     bootstrap: int = 500
     bootstrap_seed: int = 0
     tolerance: float = 0.01
+    loose_tolerance: float = 0.03
     latency: bool = True
     latency_frames: int = 20
     plots: bool = True
@@ -94,13 +97,18 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
     for path in checkpoint_paths(config):
         with cli.user_input(f"policy={path}"):
             policy = load_policy(path, kind).to(device_named(config.device))
-        name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, policy.feedback)}".lstrip("/")
+        name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, *_told_apart(policy))}".lstrip("/")
         if name in policies:
             raise UserError(f"policy={path} is there twice")
         policies[name] = policy
     if len({policy.granularity for policy in policies.values()}) > 1:
         raise UserError("policy: checkpoints of different granularity cannot be seeds of one training")
     return policies
+
+
+def _told_apart(policy: TrainablePolicy) -> list[object]:
+    """Settings that change what a policy does, next to its weights; those that it does not use are left out."""
+    return [policy.feedback] if policy.max_age is None else [policy.feedback, policy.max_age]
 
 
 def completed(
@@ -161,7 +169,10 @@ def check(config: EvaluateConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < low:
             raise UserError(f"{name} must be at least {low}, got {value}")
-    if not 0 < config.tolerance < 1:
-        raise UserError(f"tolerance must be between 0 and 1, got {config.tolerance}")
+    if not 0 < config.tolerance <= config.loose_tolerance < 1:
+        raise UserError(
+            "tolerance and loose_tolerance must satisfy 0 < tolerance <= loose_tolerance < 1, "
+            f"got {config.tolerance}, {config.loose_tolerance}"
+        )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds must be different numbers, at least one, got {config.seeds}")

@@ -161,6 +161,7 @@ class _Run:
             options = {"hidden": config.hidden, "projections": config.projections, "saliency": seen}
         if rule.saliency_exponent:
             options |= dataclasses.asdict(rule)
+        options |= {} if config.max_age is None else {"max_age": config.max_age}
         common: dict[str, Any] = {"budgets": budgets, "provenance": self._provenance}
         try:
             policy = self._kind(layout.gates, layout.dim, config.granularity, **common, **options)

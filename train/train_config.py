@@ -44,6 +44,8 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         saliency_exponents: Exponents of the rules that a policy may start from, log error + exponent * log(saliency +
             floor); the one with the least damage on some training clips is taken. Only for tasks with a saliency.
         saliency_floors: Floors of these rules.
+        max_age: Number of frames after which a token is updated in any case; null for no bound. It holds while the
+            policy is trained, calibrated and deployed.
         warm_start: Start of the training: `none`, `oracle`, or the folder of a policy checkpoint.
         oracle: Settings of the oracle warm start.
         steps: Number of windows, one optimiser step each.
@@ -83,6 +85,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     saliency: bool = field(default=True, metadata={"read_by": (f"policy={LEARNED}",)})
     saliency_exponents: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0])
     saliency_floors: list[float] = field(default_factory=lambda: [0.02, 0.1])
+    max_age: int | None = None
     warm_start: str = "oracle"
     oracle: OracleOptions = field(default_factory=OracleOptions, metadata={"read_by": ("warm_start=oracle",)})
     steps: int = 200
@@ -137,5 +140,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"saliency_exponents must be numbers from 0, got {config.saliency_exponents}")
     if not config.saliency_floors or min(config.saliency_floors) <= 0:
         raise UserError(f"saliency_floors must be numbers above 0, got {config.saliency_floors}")
+    if config.max_age is not None and config.max_age < 1:
+        raise UserError(f"max_age must be at least 1, or null for no bound, got {config.max_age}")
     if config.calibration_frames < 2:
         raise UserError("calibration_frames must be at least 2: the first frame is a flush")

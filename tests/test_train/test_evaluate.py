@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from evaluation_tiny import checkpoint, config
 from squares_task import Squares
 
-import eventful
 from eventful.errors import UserError
-from policies import All, LearnedPolicy
+from policies import LearnedPolicy
 from train import evaluate as command
 from train.evaluate import evaluate
 from train.evaluate_config import EvaluateConfig, completed
@@ -24,32 +23,6 @@ from train.evaluation.rollout import evaluate_policy
 @pytest.fixture
 def task() -> Squares:
     return Squares()
-
-
-def checkpoint(task: Squares, folder: Path, granularity: str = "frame", seed: int = 0) -> str:
-    """An untrained policy with a little noise in its last layer."""
-    model = eventful.wrap(task.model, All(), granularity=granularity)
-    layout = model.layout(task.preprocess(task.clips("test")[0].frames_THWC[:1]))
-    policy = LearnedPolicy(layout.gates, layout.dim, granularity, provenance={"task": {"name": "squares"}})
-    torch.nn.init.normal_(policy.out.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
-    policy.table.log_threshold_KG.copy_(-policy.table.log_budget_K[:, None].expand(-1, layout.gates) - 1.5)
-    policy.save_pretrained(folder)
-    return str(folder)
-
-
-def config(tmp_path: Path, **changes: Any) -> EvaluateConfig:
-    settings: dict[str, Any] = {
-        "task": "squares",
-        "out": str(tmp_path / "out"),
-        "budgets": [0.2, 0.5],
-        "policies": ["TopR", "Periodic"],
-        "bootstrap": 20,
-        "calibration_streams": 3,
-        "calibration_frames": 8,
-        "latency": False,
-        "plots": False,
-    }
-    return EvaluateConfig(**(settings | changes))
 
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
@@ -65,8 +38,9 @@ def test_everything_end_to_end_with_labels(task: Squares, tmp_path: Path, capsys
         rows = list(csv.DictReader(file))
     assert [row["policy"] for row in rows] == [
         "All",
-        *[name for name in ("Learned", "LearnedTop", "CalibratedThreshold", "TopR") for _ in range(2)],
-        *[name for name in ("Random", "Periodic", "TopR@gate") for _ in range(2)],
+        *[name for name in ("Learned", "LearnedTop", "CalibratedThreshold", "KeySimilarity", "TopR") for _ in range(2)],
+        *[name for name in ("Random", "Periodic", "CalibratedThreshold+age", "Random+age") for _ in range(2)],
+        *["TopR@gate"] * 2,
         "Nothing",
     ]
     assert {row["seeds"] for row in rows if row["policy"].startswith("Learned")} == {"2"}
@@ -80,7 +54,8 @@ def test_everything_end_to_end_with_labels(task: Squares, tmp_path: Path, capsys
     for name in ("table.md", "differences.md", "summary.md", "frontier.png"):
         assert (out / name).stat().st_size > 200
     printed = capsys.readouterr().out
-    assert "global top-r is top-r" in printed and str(out) in printed
+    assert "global top-r is top-r" in printed and "no saliency, without which there is no saliency threshold" in printed
+    assert str(out) in printed
     assert "win" in (out / "differences.md").read_text()
 
 

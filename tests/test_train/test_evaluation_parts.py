@@ -15,9 +15,10 @@ from eventful.errors import UserError
 from policies import All, Nothing, Periodic, Threshold, TopR
 from train.calibration import solve_shift
 from train.evaluation.bootstrap import resample_clips
-from train.evaluation.contenders import PolicyMaker, digest, drop_twins, parse_contenders
+from train.evaluation.contenders import digest, drop_blind, drop_twins, parse_contenders
 from train.evaluation.latency import measure_latency
 from train.evaluation.plots import spread
+from train.evaluation.policy_maker import PolicyMaker
 from train.evaluation.results_file import Key, Latency, Record, ResultsFile
 from train.evaluation.rollout import Footage, batch_clips, evaluate_policy
 
@@ -108,6 +109,14 @@ def test_contenders_are_parsed():
         parse_contenders(["TopK"], "frame")
     with pytest.raises(UserError, match="twice"):
         parse_contenders(["TopR", "TopR@frame"], "frame")
+    aged, plain = parse_contenders(["TopR+age@gate", "TopR"], "frame")
+    assert (aged.id, aged.label) == ("TopR+age@gate", "top-r, age bound, per gate") and aged.aged and not plain.aged
+    with pytest.raises(UserError, match=r"'Learned\+age': a bound on age can be had for"):
+        parse_contenders(["Learned+age"], "frame")
+    kept, notes = drop_twins(parse_contenders(["TopR", "GlobalTopR+age", "SaliencyTopR"], "frame"))
+    assert len(kept) == 3 and not notes
+    kept, notes = drop_blind(kept, saliency=False)
+    assert [c.id for c in kept] == ["TopR", "GlobalTopR+age"] and "no saliency" in notes[0]
     kept, notes = drop_twins(parse_contenders(["TopR", "GlobalTopR", "GlobalTopR@gate"], "frame"))
     assert [c.id for c in kept] == ["TopR", "GlobalTopR@gate"] and len(notes) == 1
 
@@ -119,8 +128,12 @@ def test_the_search_for_a_threshold_finds_the_budget_or_comes_as_close_as_there_
     assert math.isfinite(closest) and closest < 0
 
 
+def no_rules(granularity: str) -> Any:
+    raise AssertionError("keys need no rules")
+
+
 def test_keys_have_a_run_for_each_seed():
-    maker = PolicyMaker({}, list, [0.5, 0.1], {})
+    maker = PolicyMaker(no_rules, [0.5, 0.1], {})
     random, topr = parse_contenders(["Random", "TopR"], "frame")
     assert [key.budget for key in maker.keys(topr, [0, 1])] == [0.1, 0.5]
     assert [(key.budget, key.seed) for key in maker.keys(random, [0, 1])][:2] == [(0.1, "0"), (0.1, "1")]

@@ -179,3 +179,20 @@ def test_both_estimators_find_the_best_mask_of_a_toy_stream(estimator) -> None:
     score_N = policy.logit_N.detach() - policy.table(0, torch.tensor([0.3]))
     assert score_N[5:9].min() > 0, "the budget pays for these"
     assert score_N[1:5].max() < 0 and score_N[9:].max() < 0, "and for no more"
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
+def test_a_bound_on_age_holds_in_training_calibration_and_deployment(tmp_path, estimator) -> None:
+    kind = {"reinforce": ReinforceOptions(rollouts=2)} if estimator == "reinforce" else {}
+    folder = train(tiny_config(tmp_path, estimator=estimator, max_age=3, policy_budgets=[0.6, 0.8], **kind))
+    policy, task = policies.load(folder), Task()
+    assert policy.max_age == 3 and policies.load(tmp_path / "heuristic").max_age == 3
+    model = eventful.wrap(task.model, policy, granularity="frame")
+    frames, policy.budget = calibration_frames(task, task.clips("train"), 2, 6), 0.6
+    assert realised_share(model, frames, policy.select) == pytest.approx(0.6, rel=0.25)
+    with torch.inference_mode():
+        for frame in frames:
+            model(frame)
+            assert model.state.ages().max() <= 2
+    with pytest.raises(UserError, match="max_age must be at least 1"):
+        train(tiny_config(tmp_path, max_age=0))

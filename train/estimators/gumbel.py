@@ -160,7 +160,7 @@ class GumbelEstimator:
         noise: Sequence[torch.Generator],
     ) -> Selection:
         options = self._options
-        logit_BN = self._sharpness * self._policy.score(observation, budget_B) + shift
+        logit_BN = self._sharpness * self._policy.logit(observation, budget_B) + shift
         rows = [
             concrete_mask(logit_N, options.temperature, options.noise, generator)
             for logit_N, generator in zip(logit_BN, noise, strict=True)

@@ -165,7 +165,7 @@ class ReinforceEstimator:
         for _ in range(engine.layout.gates):
             observation = engine.observe()
             budget_R = engine.budget_B.to(observation.input_BND.device)
-            score_RN = self._policy.score(observation, budget_R)
+            score_RN = self._policy.logit(observation, budget_R)
             probability_RN = bounded_probability(
                 self._sharpness * score_RN + rollouts.shift.to(score_RN.device), options.p_min
             )

@@ -111,7 +111,7 @@ class Comparison:
         latencies: Measured times.
         draws_RU: The resamples that the records were made with.
         metric_name: Name of the task's metric; None for tasks without labels.
-        tolerance: How much worse than the dense model is still as good: relative for a metric, absolute for a
+        tolerances: How much worse than the dense model is still good enough: relative for a metric, absolute for a
             distance.
     """
 
@@ -122,9 +122,9 @@ class Comparison:
         latencies: Mapping[Key, Latency],
         draws_RU: np.ndarray,
         metric_name: str | None,
-        tolerance: float,
+        tolerances: Sequence[float],
     ) -> None:
-        self._draws, self._latencies, self.tolerance = draws_RU, latencies, tolerance
+        self._draws, self._latencies, self.tolerances = draws_RU, latencies, tuple(tolerances)
         self._runs: dict[Contender, dict[float | None, list[Record]]] = {}
         for contender in contenders:
             mine = [record for record in records if record.key.contender == contender.id]
@@ -172,28 +172,72 @@ class Comparison:
             self._frontiers[key] = Frontier(share_RK, quality_RK, np.stack(order, 1))
         return self._frontiers[key]
 
+    def rules(self, blind: bool = False) -> list[Contender]:
+        """The hand-made rules: the opponents.
+
+        Args:
+            blind: Whether those that look at what the consumer cared for are left out.
+        """
+        return [c for c in self.lines if c.rule and not (blind and c.looks)]
+
     def differences(self, measure: Measure) -> list[Difference]:
-        """Each learned policy minus each other one, at each budget."""
-        pairs = [(a, b) for a in self.lines if a.learned for b in self.lines if not b.learned]
+        """Each learned policy minus each rule, at each budget."""
         return [
-            Difference(ours, theirs, budget, measure, Estimate.of(self._gap(ours, theirs, measure, budget)))
-            for ours, theirs in pairs
+            self._difference(ours, theirs, measure, budget)
+            for ours in self.lines
+            if ours.learned
+            for theirs in self.rules()
             for budget in self.budgets
         ]
 
-    def needed(self, contender: Contender) -> Estimate:
-        """Share of the dense MACs that keeps the first measure within the tolerance of the dense model."""
+    def against_best(self, ours: Contender, measure: Measure, budget: float, blind: bool = False) -> Difference | None:
+        """A policy minus the rule that is best at a budget, on these clips; None if there is no rule.
+
+        Args:
+            ours: Whose difference.
+            measure: Of quality.
+            budget: Share of the dense MACs.
+            blind: See `rules`.
+        """
+        sign = 1 if measure.higher_is_better else -1
+        rules = self.rules(blind)
+        if not rules:
+            return None
+        best = max(rules, key=lambda c: sign * float(self.frontier(c, measure).at(budget)[0]))
+        return self._difference(ours, best, measure, budget)
+
+    def needed(self, contender: Contender, tolerance: float) -> Estimate:
+        """Share of the dense MACs that keeps the first measure within a tolerance of the dense model."""
+        return Estimate.of(self._needed(contender, tolerance))
+
+    def thriftiest(self, tolerance: float, blind: bool = False) -> Contender | None:
+        """The rule that needs the smallest share on these clips; None if none of them gets there."""
+        rules = self.rules(blind)
+        best = min(rules, key=lambda c: self._needed(c, tolerance)[0], default=None)
+        return None if best is None or np.isinf(self._needed(best, tolerance)[0]) else best
+
+    def needed_ratio(self, ours: Contender, theirs: Contender, tolerance: float) -> Estimate:
+        """Share that one policy needs over the share that another needs, on the same resamples.
+
+        0 where only the other never gets there; resamples in which neither does are left out.
+        """
+        ours_R, theirs_R = self._needed(ours, tolerance), self._needed(theirs, tolerance)
+        with np.errstate(invalid="ignore"):
+            return Estimate.of(ours_R / theirs_R)
+
+    def _needed(self, contender: Contender, tolerance: float) -> Array:
         measure = self.measures[0]
         dense_R = self._mean(self.end("All").records, measure.id)
-        target_R = dense_R * (1 - self.tolerance) if measure.higher_is_better else np.full_like(dense_R, self.tolerance)
-        return Estimate.of(self.frontier(contender, measure).needed(target_R, measure.higher_is_better))
+        target_R = dense_R * (1 - tolerance) if measure.higher_is_better else np.full_like(dense_R, tolerance)
+        return self.frontier(contender, measure).needed(target_R, measure.higher_is_better)
 
     def area(self, contender: Contender, measure: Measure) -> Estimate:
         """Mean quality over log share between the smallest and the largest budget."""
         return Estimate.of(self.frontier(contender, measure).area(self.budgets[0], self.budgets[-1]))
 
-    def _gap(self, ours: Contender, theirs: Contender, measure: Measure, budget: float) -> Array:
-        return self.frontier(ours, measure).at(budget) - self.frontier(theirs, measure).at(budget)
+    def _difference(self, ours: Contender, theirs: Contender, measure: Measure, budget: float) -> Difference:
+        gap_R = self.frontier(ours, measure).at(budget) - self.frontier(theirs, measure).at(budget)
+        return Difference(ours, theirs, budget, measure, Estimate.of(gap_R))
 
     def _mean(self, records: Sequence[Record], column: str) -> Array:
         """Mean over seeds, for the sample and each resample (R + 1,)."""

@@ -2,53 +2,44 @@
 
     Learned              the checkpoint, deployed by threshold
     LearnedTop           the checkpoint, deployed by its r highest scores
+    SaliencyThreshold    error weighed by what the consumer looked at, one threshold per gate and budget
+    SaliencyTopR         the r tokens in which that is largest
+    SaliencyOrSurprise   what the consumer looked at, or what has changed, or what is old: the rule of WAM-Cache
     CalibratedThreshold  one threshold per gate, calibrated on the training split
+    KeySimilarity        the least similar by cosine: the rule of STC
     GlobalTopR           one count for all gates of a frame, by normalised errors
     TopR, Threshold      the paper's rules: one r, one h for all gates
     Random, Periodic     blind to the content
     All, Nothing         the dense model and the frozen one: where every frontier ends
     MODULE:FUNCTION      policies of your own (`train.evaluation.user_policies`)
 
-A name may say how the model is run: `TopR@gate` decides at every gate, `TopR@frame` once per frame.
+`NAME+age` is a rule with a bound on age (`policies.AgeBound`). A name may say how the model is run: `TopR@gate` decides
+at every gate, `TopR@frame` once per frame. How rules are set to budgets is `train.evaluation.rules`' to say.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import torch
 from torch import nn
 
-from eventful import EventfulModel
 from eventful.errors import UserError
 from eventful.tasks import nearest
 from eventful.user_code import is_user_code, load_user_code
-from policies import (
-    All,
-    CalibratedThreshold,
-    GlobalTopR,
-    Nothing,
-    Periodic,
-    Policy,
-    Random,
-    Threshold,
-    ThresholdTable,
-    TopR,
-    TrainablePolicy,
-)
 from policies.protocol import Granularity
-from train.calibration import CalibrationFrames, calibrate, realised_share, solve_shift
-from train.evaluation import user_policies
-from train.evaluation.results_file import Key
 
 LABELS = {
     "Learned": "learned",
     "LearnedTop": "learned, top-r",
+    "SaliencyThreshold": "saliency threshold",
+    "SaliencyTopR": "saliency top-r",
+    "SaliencyOrSurprise": "saliency or surprise",
     "CalibratedThreshold": "calibrated threshold",
+    "KeySimilarity": "key similarity",
     "GlobalTopR": "global top-r",
     "TopR": "top-r",
     "Threshold": "threshold",
@@ -62,11 +53,22 @@ LABELS = {
 SAME_WITH_ONE_GATE = {"GlobalTopR": "TopR", "Threshold": "CalibratedThreshold"}
 """Rules that are the same rule when there is one decision per frame."""
 
-TOLERANCE = 0.02
-"""Of the log of the realised share, at which the search for a single threshold ends."""
+CAN_AGE = (
+    "SaliencyThreshold",
+    "SaliencyTopR",
+    "CalibratedThreshold",
+    "KeySimilarity",
+    "GlobalTopR",
+    "TopR",
+    "Threshold",
+    "Random",
+)
+"""Rules that can have a bound on age. `SaliencyOrSurprise` and `Periodic` have one anyway, a checkpoint its own."""
 
-STEPS = 12
-"""Trials at most."""
+DEFAULT = [*LABELS, "SaliencyThreshold+age", "CalibratedThreshold+age", "Random+age"]
+"""Who is compared if nothing else is said."""
+
+AGE = "+age"
 
 
 @dataclass(frozen=True)
@@ -77,27 +79,39 @@ class Contender:
         name: One of `LABELS`, or `MODULE:FUNCTION`.
         granularity: How the model is run.
         visitor: Whether the granularity is not the evaluation's own; then the label says it.
+        aged: Whether it has a bound on age.
     """
 
     name: str
     granularity: Granularity
     visitor: bool = False
+    aged: bool = False
 
     @property
     def id(self) -> str:
         """As written in the config."""
-        return f"{self.name}@{self.granularity}" if self.visitor else self.name
+        return self.name + (AGE if self.aged else "") + (f"@{self.granularity}" if self.visitor else "")
 
     @property
     def label(self) -> str:
         """For tables and plots."""
         where = {"gate": ", per gate", "frame": ", per frame"}[self.granularity] if self.visitor else ""
-        return LABELS.get(self.name, self.name) + where
+        return LABELS.get(self.name, self.name) + (", age bound" if self.aged else "") + where
 
     @property
     def learned(self) -> bool:
         """Whether it comes from a checkpoint."""
         return self.name in ("Learned", "LearnedTop")
+
+    @property
+    def rule(self) -> bool:
+        """Whether it is hand-made: an opponent."""
+        return not self.learned and not self.end
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at what the consumer cared for. What a user's own code looks at is not known: it may."""
+        return self.name.startswith("Saliency") or is_user_code(self.name)
 
     @property
     def end(self) -> bool:
@@ -106,22 +120,25 @@ class Contender:
 
 
 def parse_contenders(names: Sequence[str], own: Granularity) -> list[Contender]:
-    """Contenders from names such as `TopR` or `TopR@gate`.
+    """Contenders from names such as `TopR`, `TopR@gate` or `TopR+age@gate`.
 
     Raises:
-        UserError: If there is no such policy or granularity, or one is named twice.
+        UserError: If there is no such policy or granularity, one cannot have a bound on age, or is named twice.
     """
     found: list[Contender] = []
     for text in names:
-        name, at, where = text.partition("@")
+        stem, at, where = text.partition("@")
+        name, aged = stem.removesuffix(AGE), stem.endswith(AGE)
         if is_user_code(name):
             load_user_code(name, "policies")
         elif name not in LABELS:
             raise UserError(f"policies: there is no {name!r}{nearest(name, LABELS)} (known: {', '.join(LABELS)})")
         if at and where not in get_args(Granularity):
             raise UserError(f"policies: {text!r} must end in @gate or @frame")
+        if aged and name not in CAN_AGE:
+            raise UserError(f"policies: {text!r}: a bound on age can be had for {', '.join(CAN_AGE)}")
         granularity: Granularity = "gate" if (where or own) == "gate" else "frame"
-        contender = Contender(name, granularity, visitor=granularity != own)
+        contender = Contender(name, granularity, visitor=granularity != own, aged=aged)
         if contender.learned and contender.visitor:
             raise UserError(f"policies: {text!r}: the checkpoint was trained for granularity {own!r}")
         if contender in found:
@@ -135,7 +152,8 @@ def drop_twins(contenders: Sequence[Contender]) -> tuple[list[Contender], list[s
     kept, notes = [], []
     for contender in contenders:
         twin = SAME_WITH_ONE_GATE.get(contender.name)
-        same = [c for c in contenders if c.name == twin and c.granularity == contender.granularity == "frame"]
+        alike = [c for c in contenders if c.name == twin and c.aged == contender.aged]
+        same = [c for c in alike if c.granularity == contender.granularity == "frame"]
         if same:
             notes.append(f"with one decision per frame, {contender.label} is {same[0].label}, and is listed once")
         else:
@@ -143,102 +161,20 @@ def drop_twins(contenders: Sequence[Contender]) -> tuple[list[Contender], list[s
     return kept, notes
 
 
-class PolicyMaker:
-    """Makes policies for budgets, calibrating once where that is needed.
+def drop_blind(contenders: Sequence[Contender], saliency: bool) -> tuple[list[Contender], list[str]]:
+    """Leaves out rules that need a saliency where the task has none; also returns a note on them.
 
     Args:
-        models: The eventful model by granularity.
-        frames: Supplies frames of the training split, for calibration.
-        budgets: All budgets of the evaluation.
-        checkpoints: Learned policies by the seed of their keys.
+        contenders: All that are asked for.
+        saliency: Whether the task says what the consumer of its outputs cares for.
     """
-
-    def __init__(
-        self,
-        models: Mapping[Granularity, EventfulModel],
-        frames: Callable[[], CalibrationFrames],
-        budgets: Sequence[float],
-        checkpoints: Mapping[str, TrainablePolicy],
-    ) -> None:
-        self._models, self._frames, self._budgets = models, frames, sorted(budgets)
-        self._checkpoints = checkpoints
-        self._tables: dict[Granularity, ThresholdTable] = {}
-        self._footage: CalibrationFrames | None = None
-        self._free = All()
-
-    def keys(self, contender: Contender, seeds: Sequence[int]) -> list[Key]:
-        """The runs of a contender: by budget, and by checkpoint or random seed."""
-        if contender.end:
-            return [Key(contender.id)]
-        names = [""]
-        if contender.learned:
-            names = list(self._checkpoints)
-        elif is_user_code(contender.name):
-            names = [user_policies.fingerprint(contender.name)]
-        elif contender.name == "Random":
-            names = [str(seed) for seed in seeds]
-        return [Key(contender.id, budget, name) for budget in self._budgets for name in names]
-
-    def policy(self, contender: Contender, key: Key) -> tuple[Policy, str]:
-        """The policy of a run, and its setting in words."""
-        if contender.name == "All":
-            return All(), ""
-        if contender.name == "Nothing":
-            return Nothing(), ""
-        budget = key.budget or 1.0
-        if contender.learned:
-            policy = self._checkpoints[key.seed]
-            policy.budget = budget
-            policy.select_by = "top" if contender.name == "LearnedTop" else "threshold"
-            return policy, ""
-        if is_user_code(contender.name):
-            return user_policies.make(contender.name, budget), ""
-        return self._heuristic(contender, budget, int(key.seed or 0))
-
-    def _heuristic(self, contender: Contender, budget: float, seed: int) -> tuple[Policy, str]:
-        name, granularity = contender.name, contender.granularity
-        if name == "CalibratedThreshold":
-            return CalibratedThreshold(self._table(granularity), budget), "calibrated"
-        if name == "Threshold":
-            h = self._threshold(granularity, budget)
-            return Threshold(h), f"h={h:.3g}"
-        if name == "Periodic":
-            period = max(round(1 / budget), 1)
-            return Periodic(period), f"period={period}"
-        layout = self._model(granularity).layout(self._calibration_frames()[0])
-        r = layout.count(budget)
-        if name == "Random":
-            return Random(r / layout.tokens, seed), f"r={r}"
-        if name == "GlobalTopR":
-            return GlobalTopR(max(r, 1)), f"r={max(r, 1)}"
-        return TopR(r), f"r={r}"
-
-    def _model(self, granularity: Granularity) -> EventfulModel:
-        """A model with a policy that costs nothing itself, as none of the heuristics does."""
-        model = self._models[granularity]
-        model.policy = self._free
-        return model
-
-    def _calibration_frames(self) -> CalibrationFrames:
-        if self._footage is None:
-            self._footage = self._frames()
-        return self._footage
-
-    def _table(self, granularity: Granularity) -> ThresholdTable:
-        if granularity not in self._tables:
-            model = self._model(granularity)
-            self._tables[granularity] = calibrate(model, self._calibration_frames(), self._budgets).table
-        return self._tables[granularity]
-
-    def _threshold(self, granularity: Granularity, budget: float) -> float:
-        """The single h that spends the budget on the training frames."""
-        table, model, frames = self._table(granularity), self._model(granularity), self._calibration_frames()
-        start = float(table.log_threshold_KG[self._budgets.index(budget)].mean())
-
-        def share_at(shift: float) -> float:
-            return realised_share(model, frames, Threshold(math.exp(start + shift)).select)
-
-        return math.exp(start + solve_shift(share_at, budget, TOLERANCE, STEPS))
+    needy = [c for c in contenders if c.name.startswith("Saliency") and not saliency]
+    if not needy:
+        return list(contenders), []
+    names = ", ".join(c.label for c in needy)
+    return [c for c in contenders if c not in needy], [
+        f"the task offers no saliency, without which there is no {names}"
+    ]
 
 
 def digest(module: nn.Module, *options: object) -> str:

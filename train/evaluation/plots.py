@@ -31,7 +31,7 @@ _CAPTION = (
     "Differences between rules have their own intervals (differences.md)."
 )
 
-_RATED = ("Learned", "LearnedTop", "CalibratedThreshold", "GlobalTopR", "TopR")
+_RATED = ("Learned", "LearnedTop", "SaliencyThreshold", "CalibratedThreshold", "GlobalTopR", "TopR")
 """Policies whose rates by gate are worth a picture."""
 
 _LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5, "relpos": (1.0, 0.5)}
@@ -53,7 +53,11 @@ class Style:
 STYLES = {
     "Learned": Style("#D55E00", "o", 3.2),
     "LearnedTop": Style("#E69F00", "D", 3.2),
+    "SaliencyThreshold": Style("#0072B2", "h", 2.6),
+    "SaliencyTopR": Style("#009E73", "p", 2.6),
+    "SaliencyOrSurprise": Style("#CC79A7", "H", 2.6),
     "CalibratedThreshold": Style("#0072B2", "s"),
+    "KeySimilarity": Style("#B8860B", "<"),
     "GlobalTopR": Style("#56B4E9", "v"),
     "TopR": Style("#009E73", "^"),
     "Threshold": Style("#CC79A7", "P"),

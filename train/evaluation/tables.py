@@ -1,4 +1,4 @@
-"""What an evaluation found, as text: `table.csv`, `table.md`, `differences.md`, `summary.md`."""
+"""What an evaluation found, as text: `table.csv`, `table.md`, `differences.md`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ import io
 from collections.abc import Sequence
 
 from train.evaluation.bootstrap import Estimate
-from train.evaluation.comparison import Comparison, Difference, FrontierPoint, Measure
+from train.evaluation.comparison import Comparison, Difference, FrontierPoint
 
 INTERVALS = "Brackets are 95 % intervals from a bootstrap over clips, with the same resamples for all policies."
 MATCHED = (
     "Realised shares differ from asked ones, so policies are compared at exactly the asked share: each frontier is "
     "interpolated over log share between its measured points, and ends in what updates nothing and in the dense model."
 )
-
-
-OFF = 0.15
-"""Relative difference of realised and asked share that is pointed out."""
-
-FEW = 10
-"""Clips below which intervals are called rough."""
 
 
 def percent(share: float) -> str:
@@ -179,92 +172,3 @@ def _difference_table(found: Sequence[Difference], budgets: Sequence[float]) -> 
         pair = (difference.ours.label, difference.theirs.label)
         rows.setdefault(pair, []).append(f"{signed(difference.estimate)} {difference.verdict}")
     return markdown(header, [[*pair, *cells] for pair, cells in rows.items()])
-
-
-def summary(comparison: Comparison, about: Sequence[str], notes: Sequence[str]) -> str:
-    """`summary.md`: the result in a page."""
-    first = comparison.measures[0]
-    parts = ["# Evaluation", "\n".join(f"- {line}" for line in about)]
-    for measure in comparison.measures if any(c.learned for c in comparison.lines) else []:
-        parts += [f"## Learned against the best heuristic: {measure.label}", _against_best(comparison, measure)]
-    parts += ["## Compute that keeps the dense model's quality", _needed(comparison)]
-    direction = "higher" if first.higher_is_better else "lower"
-    low, high = percent(comparison.budgets[0]), percent(comparison.budgets[-1])
-    area = f"Mean {first.label} over log share, {low} to {high} ({direction} is better)."
-    parts += ["## Area under the frontier", area]
-    areas = [[c.label, with_interval(comparison.area(c, first))] for c in comparison.lines]
-    parts.append(markdown(["policy", f"mean {first.label}"], areas))
-    remarks = [*_remarks(comparison), *notes, MATCHED, INTERVALS]
-    parts += ["## Notes", "\n".join(f"- {remark}" for remark in remarks)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _against_best(comparison: Comparison, measure: Measure) -> str:
-    found = comparison.differences(measure)
-    if not found:
-        return "There is no heuristic to compare with."
-    sign = 1 if measure.higher_is_better else -1
-    lines = []
-    for ours in dict.fromkeys(d.ours for d in found):
-        for budget in comparison.budgets:
-            rivals = [d for d in found if d.ours == ours and d.budget == budget]
-            closest = min(rivals, key=lambda d: sign * d.estimate.value)
-            against = f"{closest.theirs.label}, the best of {len(rivals)}"
-            lines.append(
-                f"- {ours.label} at {percent(budget)}: {signed(closest.estimate)} against {against}: "
-                f"**{closest.verdict}**"
-            )
-    return "\n".join(lines)
-
-
-def _needed(comparison: Comparison) -> str:
-    first = comparison.measures[0]
-    goal = f"{first.label} within {percent(comparison.tolerance)} of the dense model's"
-    if not first.higher_is_better:
-        goal = f"a mean distance of at most {comparison.tolerance:g}"
-    rows = [[c.label, *_reach(comparison.needed(c), comparison.points(c))] for c in comparison.lines]
-    header = ["policy", "share of the dense MACs", "95 % interval"]
-    return f"Smallest share from which on the policy keeps {goal}.\n\n" + markdown(header, rows)
-
-
-def _reach(needed: Estimate, points: Sequence[FrontierPoint]) -> list[str]:
-    shares = [point.share.value for point in points]
-
-    def show(value: float) -> str:
-        return "not reached" if value == float("inf") else percent(value)
-
-    if needed.value == float("inf"):
-        shown = f"not reached (up to {percent(max(shares))})"
-    elif needed.value <= min(shares) * (1 + 1e-9):
-        shown = f"at most {percent(needed.value)} (the smallest tried)"
-    else:
-        shown = percent(needed.value)
-    return [shown, f"{show(needed.low)} to {show(needed.high)}"]
-
-
-def _remarks(comparison: Comparison) -> list[str]:
-    """What a reader must know to judge the figures."""
-    points = [point for contender in comparison.lines for point in comparison.points(contender)]
-    learned = [point for point in points if point.contender.learned]
-    remarks = []
-    if learned:
-        own = max(point.policy for point in learned)
-        remarks.append(f"the learned policy's own cost is {percent(own)} of the dense MACs, part of every share above")
-        seeds = max(len(point.records) for point in learned)
-        if seeds > 1:
-            spread = max(point.spread[comparison.measures[0].id] for point in learned)
-            remarks.append(
-                f"learned figures are means over {seeds} checkpoints, which differ by up to {figure(spread)} in "
-                f"{comparison.measures[0].label}; intervals are over clips, not over checkpoints"
-            )
-    off = [
-        f"{point.contender.label} {percent(point.share.value)} for {percent(point.budget)}"
-        for point in points
-        if point.budget is not None and abs(point.share.value / point.budget - 1) > OFF
-    ]
-    if off:
-        remarks.append(f"realised shares that miss the asked one by more than {percent(OFF)}: {', '.join(off)}")
-    clips = len(points[0].records[0].clips)
-    if clips < FEW:
-        remarks.append(f"{clips} clips are few for a bootstrap: the intervals are rough, and likely too narrow")
-    return remarks
