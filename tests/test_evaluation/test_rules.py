@@ -105,8 +105,8 @@ def test_the_best_opponent_is_named_and_the_ratio_to_it_has_an_interval(tmp_path
     for text in (
         "best of 5 rules",
         "best of 3 that does not look at the outputs",
-        "80 % of the dense",
-        "60 % of the dense",
+        "50 % of the dense",
+        "20 % of the dense",
     ):
         assert text in summary
     table = (tmp_path / "out" / "table.csv").read_text()
