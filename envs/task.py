@@ -91,7 +91,7 @@ class VideoTask(Protocol):
         """
 
     def metric(self) -> Metric | None:
-        """A fresh accumulator of the task's metric, None for a task without labels."""
+        """A fresh accumulator of the task's metric, None where there is neither a label nor `targets_from_dense`."""
 
     def predictions(self, outputs: Any, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
         """Model outputs as plain data, one list a stream, for JSON lines and overlays.
@@ -128,10 +128,22 @@ class OptionalParts(Protocol):
     def saliency(self, outputs: Any) -> Tensor:
         """How much the consumer of the outputs cares for each token: (B, N) or (B, 1), in [0, 1]."""
 
+    def targets_from_dense(self, outputs: Any) -> Sequence[Target]:
+        """What the dense model's outputs (B first) say, as the targets of a task without labels, one for each stream.
+
+        With it such a task has a metric: the agreement with the dense model on the same frame. Targets are made where
+        they are needed, of outputs that are computed there anyway, in the data type that is evaluated.
+        """
+
 
 def offers(task: VideoTask, part: str) -> bool:
     """Whether a task offers one of the `OptionalParts`."""
     return getattr(task, part, None) is not None
+
+
+def has_metric(task: VideoTask) -> bool:
+    """Whether there is a metric of frames: against labels, or against what the dense model makes of them."""
+    return task.has_labels or offers(task, "targets_from_dense")
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 import eventful
-from envs.task import Clip, VideoTask, offers
+from envs.task import Clip, VideoTask, has_metric, offers
 from eventful import EventfulModel, cli
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
@@ -107,7 +107,7 @@ class _Evaluation:
             [self._results.records[key] for key in keys],
             self._results.latencies,
             self._draws,
-            self._task.metric_name if self._task.has_labels else None,
+            self._task.metric_name if has_metric(self._task) else None,
             [self._config.tolerance, self._config.loose_tolerance],
         )
         self._write(comparison)

@@ -19,14 +19,17 @@ class TaskConfig:
     the tasks that take them. A task refuses what it does not take.
 
     Attributes:
-        task: Name of an installed task, such as `doom` or `distill`, or a class of your own, `MODULE:CLASS`.
-        video: Video file, folder of images or folder of videos (distill).
-        model: Name of the timm model (distill).
-        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill).
-        image_size: Height and width of the model's input in pixels, as [H,W]; the model's own if not given (distill).
-        train_frames: Range of frames to train on, `first-last`, last included (distill).
-        test_frames: Range of frames to evaluate on, `first-last`, last included (distill).
-        clip_length: Number of frames of a clip (distill).
+        task: Name of an installed task, such as `doom`, `distill` or `follow`, or a class of your own, `MODULE:CLASS`.
+        video: Video file, folder of images or folder of videos (distill, follow).
+        model: Name of the timm model (distill, follow).
+        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill, follow).
+        image_size: Height and width of the model's input in pixels, as [H,W]; the model's own if not given (distill,
+            follow).
+        train_frames: Range of frames to train on, `first-last`, last included (distill, follow).
+        test_frames: Range of frames to evaluate on, `first-last`, last included (distill, follow).
+        clip_length: Number of frames of a clip (distill, follow).
+        box: Box [x1,y1,x2,y2] around what is to be followed, in pixels of the first training frame (follow).
+        distractor: Motion that is added to the footage: `none`, `picture` or `shake` (follow).
         task_options: Any other options of the task, as `task_options.NAME=VALUE`.
     """
 
@@ -38,6 +41,8 @@ class TaskConfig:
     train_frames: str | None = None
     test_frames: str | None = None
     clip_length: int | None = None
+    box: list[float] | None = None
+    distractor: str | None = None
     task_options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -245,14 +245,25 @@ def doom(folder):
 def distill(folder):
     from envs.distill import Distillation
 
+    return Distillation(TinyTask().model, noise(folder), train_frames="0-7", cache=folder / "cache")
+
+
+def follow(folder):
+    from envs.follow import Follow
+
+    options = {"box": [0, 0, 16, 16], "train_frames": "0-7", "threshold": 0.1}
+    return Follow(TinyTask().model, noise(folder), cache=folder / "cache", **options)
+
+
+def noise(folder):
     (folder / "frames").mkdir()
     for t in range(8):
-        noise = np.random.default_rng(t).integers(0, 255, (48, 64, 3), np.uint8)
-        Image.fromarray(noise).save(folder / "frames" / f"{t}.png")
-    return Distillation(TinyTask().model, folder / "frames", train_frames="0-7", cache=folder / "cache")
+        image = np.random.default_rng(t).integers(0, 255, (48, 64, 3), np.uint8)
+        Image.fromarray(image).save(folder / "frames" / f"{t}.png")
+    return folder / "frames"
 
 
-@pytest.mark.parametrize("shipped", [doom, distill])
+@pytest.mark.parametrize("shipped", [doom, distill, follow])
 def test_gymnasium_finds_no_fault_with_the_shipped_tasks(name, shipped, tmp_path):
     task = shipped(tmp_path)
     reward = "metric" if task.has_labels else "fidelity"

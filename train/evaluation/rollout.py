@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.task import Clip, Metric, VideoTask
+from envs.task import Clip, Metric, Target, VideoTask, has_metric, offers
 from eventful import EventfulModel, StreamState
 from eventful.fidelity import token_distance
 from policies import Policy
@@ -86,6 +86,7 @@ class Footage:
         self._device, self._dtype = device, dtype
         self._room = cache_bytes
         self._dense: dict[tuple[int, int], Tensor] = {}
+        self._targets: dict[tuple[int, int], Sequence[Target]] = {}
 
     def inputs(self, group: ClipBatch, t: int) -> Tensor:
         """Model input of frame t (B, 3, H, W)."""
@@ -97,6 +98,8 @@ class Footage:
         if key in self._dense:
             return self._dense[key]
         features: Tensor = self.task.model.forward_features(frame)  # type: ignore[operator]
+        if key not in self._targets:
+            self._targets[key] = self._targets_of(group, t, features)
         half = features.half() if features.abs().max() < _HALF_LIMIT else features
         size = half.numel() * half.element_size()
         if size <= self._room:
@@ -104,6 +107,22 @@ class Footage:
             self._dense[key] = half
         # Also when there is no room, so that results do not depend on the size of the cache.
         return half
+
+    def targets(self, group: ClipBatch, t: int, frame: Tensor) -> Sequence[Target]:
+        """What frame t of each clip is scored against: its labels, or what the dense model makes of it."""
+        key = (id(group), t)
+        if key not in self._targets:
+            self.dense(group, t, frame)
+        return self._targets[key]
+
+    def _targets_of(self, group: ClipBatch, t: int, features: Tensor) -> Sequence[Target]:
+        if self.task.has_labels:
+            return [clip.targets[t] for clip in group.clips]
+        if not offers(self.task, "targets_from_dense"):
+            return []
+        # Of the features before they are rounded to half precision: the dense model agrees with itself.
+        task: Any = self.task
+        return task.targets_from_dense(task.model.forward_head(features))
 
 
 @torch.inference_mode()
@@ -121,7 +140,7 @@ def evaluate_policy(
         detail: The policy's setting, for the record.
     """
     started = time.perf_counter()
-    metric = footage.task.metric() if footage.task.has_labels else None
+    metric = footage.task.metric() if has_metric(footage.task) else None
     tallies: dict[str, Tally] = {}
     model.policy = policy
     for group in footage.groups:
@@ -185,9 +204,9 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
         for b, (tally, rates_G, age_max) in enumerate(rows):
             tally.add({name: column[b] for name, column in columns.items()}, rates_G, age_max)
         if metric is not None:
-            outputs = model.backbone.head(features)
+            outputs, targets = model.backbone.head(features), footage.targets(group, t, frame)
             for b, clip in enumerate(group.clips):
-                metric.update(clip.name, _stream(outputs, b), [clip.targets[t]])
+                metric.update(clip.name, _stream(outputs, b), [targets[b]])
     return {clip.name: tally for clip, tally in zip(group.clips, tallies, strict=True)}
 
 

@@ -3,7 +3,7 @@
 Random access to the frames of a long video would need seeking, and holding them in memory would bound its length; a
 memory-mapped file does neither. It takes H * W * 3 bytes a frame (0.23 MB at 238 x 322).
 
-Shape suffixes: B one frame, T frames, H height, W width.
+Shape suffixes: B one frame, T frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,20 @@ from eventful.errors import UserError
 from eventful.video.reader import images_in, read_frames
 
 Resize = Callable[[Tensor], Tensor]
+
+
+class Alteration(Protocol):
+    """Something that is done to resized frames before they are stored.
+
+    Attributes:
+        key: Changes with anything that changes the altered frames.
+    """
+
+    key: str
+
+    def __call__(self, frame_HWC: Tensor, t: int) -> Tensor:
+        """The altered uint8 frame (H, W, 3), for frame number t of the video."""
+
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 
@@ -52,7 +67,12 @@ def videos_in(source: str | Path) -> list[Path]:
 
 
 def load_footage(
-    video: Path, size: tuple[int, int], resize: Resize, stop: int | None, cache: Path
+    video: Path,
+    size: tuple[int, int],
+    resize: Resize,
+    stop: int | None,
+    cache: Path,
+    alteration: Alteration | None = None,
 ) -> tuple[Tensor, float]:
     """The frames of a video at the model's size.
 
@@ -62,6 +82,7 @@ def load_footage(
         resize: Function from uint8 frames (B, H', W', 3) to uint8 frames (B, H, W, 3).
         stop: Number of frames to decode, None for all.
         cache: Folder for decoded footage.
+        alteration: What is done to the resized frames; None for nothing.
 
     Returns:
         uint8 frames (T, H, W, 3), memory-mapped, and frames per second.
@@ -71,11 +92,13 @@ def load_footage(
         OSError: If the cache cannot be written.
     """
     reader = read_frames(video)
-    path = cache / f"{_key(video, size, stop)}.rgb"
+    path = cache / f"{_key(video, size, stop, alteration)}.rgb"
     if not path.is_file():
         # Minutes for a long video: say what is going on, where stderr is a terminal.
         frames_HWC = tqdm(islice(reader, stop), f"decoding {video.name}", reader.count, leave=False, disable=None)
-        _decode((resize(torch.from_numpy(frame_HWC)[None])[0] for frame_HWC in frames_HWC), path)
+        resized = (resize(torch.from_numpy(frame_HWC)[None])[0] for frame_HWC in frames_HWC)
+        altered = resized if alteration is None else (alteration(frame, t) for t, frame in enumerate(resized))
+        _decode(altered, path)
     # Mode "c" gives a private, writable view: PyTorch has no read-only tensors and warns of them.
     frames_THWC = np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *size, 3)
     return torch.from_numpy(frames_THWC), reader.fps
@@ -95,9 +118,9 @@ def _decode(frames: Iterable[Tensor], path: Path) -> None:
         raise
 
 
-def _key(video: Path, size: tuple[int, int], stop: int | None) -> str:
-    """Changes with anything that changes the decoded frames."""
+def _key(video: Path, size: tuple[int, int], stop: int | None, alteration: Alteration | None) -> str:
+    """Changes with anything that changes the stored frames."""
     files = images_in(video) if video.is_dir() else [video]
     facts = [(str(p.resolve()), p.stat().st_mtime_ns, p.stat().st_size) for p in files]
-    digest = hashlib.sha256(json.dumps([facts, size, stop]).encode()).hexdigest()
-    return f"{video.stem}-{digest[:16]}"
+    what = [facts, size, stop] if alteration is None else [facts, size, stop, alteration.key]
+    return f"{video.stem}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"

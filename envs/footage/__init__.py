@@ -1,0 +1,8 @@
+"""Footage without labels: decoded videos, cut into the clips of each split, as input of any timm model."""
+
+from envs.footage.clips import FootageClips
+from envs.footage.decoded import Alteration
+from envs.footage.model_input import ModelInput
+from envs.footage.ranges import SplitRanges
+
+__all__ = ["Alteration", "FootageClips", "ModelInput", "SplitRanges"]
