@@ -33,8 +33,8 @@ def tuner(task: Squares, granularity: Any = "frame") -> Tuner:
 def test_every_rule_meets_its_budget_where_it_is_calibrated(granularity: Any) -> None:
     tried = tuner(WatchedSquares(), granularity)
     rules = Rules(tried, [0.3, 0.6])
-    for contender in [Contender(name, granularity) for name in LOOKING] + [
-        Contender(name, granularity, aged=True) for name in CAN_AGE if name != "GlobalTopR"
+    for contender in [Contender(name, granularity) for name in (*LOOKING, "GlobalTopR")] + [
+        Contender(name, granularity, aged=True) for name in CAN_AGE
     ]:
         for budget in (0.3, 0.6):
             policy, words = rules.policy(contender, budget)
@@ -44,6 +44,14 @@ def test_every_rule_meets_its_budget_where_it_is_calibrated(granularity: Any) ->
             assert isinstance(policy, policies.AgeBound) == contender.aged
             assert ("max_age=" in words or "slope=" in words) or not contender.aged
             assert rules.policy(contender, budget)[0] is policy, "rules are set to a budget once"
+
+
+def test_a_rule_is_the_same_whichever_other_budgets_there_are() -> None:
+    words = []
+    for budgets in ([0.2, 0.4], [0.2, 0.4, 0.8]):
+        rules = Rules(tuner(WatchedSquares()), budgets)
+        words.append([rules.policy(Contender(name, "frame"), 0.4)[1] for name in ("SaliencyThreshold", "SaliencyTopR")])
+    assert words[0] == words[1]
 
 
 def test_a_rule_is_worded_by_what_it_is_set_to() -> None:

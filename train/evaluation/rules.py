@@ -11,9 +11,8 @@
     TopR, GlobalTopR, Random    r
     Periodic                    period
 
-What is tuned is tuned once, at the geometric middle of the budgets and on a few of the streams, and holds for all
-budgets; the knob is turned for each of them. A hard bound on age is a multiple of the time in which the budget pays for
-every token once.
+What is tuned is tuned once, at `TUNED_AT` and on a few of the streams, and holds for all budgets; the knob is turned
+for each of them. A hard bound on age is a multiple of the time in which the budget pays for every token once.
 
 Shape suffixes: K budgets, G gates.
 """
@@ -60,6 +59,10 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 HARD: list[Setting] = [{"turns": turns} for turns in TURNS]
 SOFT: list[Setting] = [{"slope": 0.3}, {"slope": 1.0}]
 
+TUNED_AT = 0.15
+"""Share of the dense MACs at which is tuned. It is the same for all evaluations, so that a budget that is added to a
+finished one finds the rules as they were."""
+
 FEW = 4
 """Streams on which is tuned, at most."""
 
@@ -80,7 +83,6 @@ class Rules:
     def __init__(self, tuner: Tuner, budgets: Sequence[float]) -> None:
         self._tuner, self._budgets = tuner, sorted(budgets)
         self._few = tuner.with_streams(FEW)
-        self._middle = math.sqrt(self._budgets[0] * self._budgets[-1])
         self._layout = tuner.model.layout(tuner.frames[0])
         self._calibrated: ThresholdTable | None = None
         self._starts: dict[tuple[object, ...], Tensor] = {}
@@ -95,7 +97,8 @@ class Rules:
             budget: Share of the dense MACs.
             seed: Of the random rule.
         """
-        if not contender.aged and contender.name not in ("KeySimilarity", *GRIDS):
+        # GlobalTopR follows its count only after some frames: what it spends has to be tried.
+        if not contender.aged and contender.name not in ("KeySimilarity", "GlobalTopR", *GRIDS):
             return self._plain(contender.name, budget, seed)
         key = (contender.id, budget, seed)
         if key not in self._tuned:
@@ -123,7 +126,7 @@ class Rules:
             best: Setting = {}
             if contender.aged:
                 best = self._setting(replace(contender, aged=False))
-                scored = isinstance(self._knob(self._few, contender.name, self._middle, best)(0.0), Scored)
+                scored = isinstance(self._knob(self._few, contender.name, TUNED_AT, best)(0.0), Scored)
                 best = self._best(contender.name, [best | bound for bound in (HARD + SOFT if scored else HARD)])
             else:
                 grid = GRIDS.get(contender.name, {})
@@ -134,8 +137,8 @@ class Rules:
         return self._settings[contender.id]
 
     def _best(self, name: str, settings: Sequence[Setting]) -> Setting:
-        knobs = [self._knob(self._few, name, self._middle, setting) for setting in settings]
-        return settings[self._few.best(knobs, self._middle)]
+        knobs = [self._knob(self._few, name, TUNED_AT, setting) for setting in settings]
+        return settings[self._few.best(knobs, TUNED_AT)]
 
     def _knob(self, tuner: Tuner, name: str, budget: float, setting: Setting, seed: int = 0) -> Knob:
         """A rule at a setting, which at 0 is near a budget."""
