@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor, nn
 
 from envs.backbones import load_backbone
-from envs.footage import FootageClips, ModelInput, SplitRanges
+from envs.footage import FootageClips, FootageTask, ModelInput, SplitRanges
 from envs.output_distance import class_distance, dense_distance
-from envs.task import Clip, Metric, Target, freeze
-from eventful.errors import UserError
+from envs.task import Metric, freeze
 
 TOP = 5
 
 OutputDistance = Callable[[Tensor, Tensor], Tensor]
 
 
-class Distillation:
+class Distillation(FootageTask):
     """The task; implements `envs.task.VideoTask`.
 
     Args:
@@ -47,7 +46,6 @@ class Distillation:
 
     name = "distill"
     metric_name = "fidelity"
-    has_labels = False
     class_names: Sequence[str] = ()
     saliency = None
 
@@ -71,23 +69,6 @@ class Distillation:
         self._input = ModelInput(self.model, image_size)
         self._footage = FootageClips(self.name, video, ranges, clip_length, self._input, cache)
 
-    def clips(self, split: str) -> list[Clip]:
-        """Clips of `train`, `val` or `test`; the footage is decoded on first use.
-
-        Raises:
-            UserError: If there is no such split, no video was given, or a range lies outside of it.
-            VideoError: If a video cannot be read.
-        """
-        return self._footage.of_split(split)
-
-    def preprocess(self, frames_BHWC: Tensor) -> Tensor:
-        """uint8 RGB frames (B, H, W, 3) of any size to model input (B, 3, H', W'), on the same device.
-
-        Raises:
-            ValueError: If the frames are not uint8 or not of that shape.
-        """
-        return self._input.preprocess(frames_BHWC)
-
     @property
     def output_distance(self) -> OutputDistance | None:
         """How far what the model's own head returns is from the dense model's; None for a model without one.
@@ -97,14 +78,6 @@ class Distillation:
         """
         prefix = getattr(self.model, "num_prefix_tokens", 0)
         return partial(_output_distance, prefix=prefix) if _has_head(self.model) else None
-
-    def loss(self, outputs: Any, targets: Sequence[Target]) -> NoReturn:
-        """There is none.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError("task distill has no labels and no task loss; train on the distance to the dense model")
 
     def metric(self) -> Metric | None:
         """None: fidelity comes from the features."""

@@ -113,9 +113,8 @@ class Plans:
         self._backbone, self._signature, self._plans = made, signature, {}
         return made
 
-    def plan(self, vit: nn.Module, frame: Tensor) -> FramePlan:
-        """The plan for frames like this one (B, 3, H, W)."""
-        backbone = self.backbone(vit)
+    def plan(self, backbone: Backbone, frame: Tensor) -> FramePlan:
+        """The plan for frames like this one (B, 3, H, W), of the parts that `backbone` has just returned."""
         size = (frame.shape[-2], frame.shape[-1])
         if size not in self._plans:
             if len(self._plans) > KEPT_PLANS:

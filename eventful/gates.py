@@ -27,6 +27,7 @@ from eventful.state import AttentionState, BlockState, GateState, StreamState
 from policies.protocol import GateObservation, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
+Decide = Callable[[GateObservation], Selection]
 Kind = Literal["qkv", "proj", "mlp", "frame"]
 Result = TypeVar("Result")
 
@@ -224,9 +225,7 @@ def through_frame(
     return rows, tokens
 
 
-def drive(
-    generator: Generator[GateObservation, Selection, Result], decide: Callable[[GateObservation], Selection]
-) -> Result:
+def drive(generator: Generator[GateObservation, Selection, Result], decide: Decide) -> Result:
     """Runs a generator of decisions to its end and returns its result."""
     try:
         observation = next(generator)

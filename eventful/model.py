@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eventful.errors import StreamError
 from eventful.families.backbone import Backbone
 from eventful.frame_plan import Plans, gates_of
-from eventful.gates import FrameRun, drive, through_frame, through_gates
+from eventful.gates import Decide, FrameRun, drive, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
 from eventful.options import AttentionMode, GatePosition, Options, Reference, Resize
 from eventful.state import StreamState
@@ -86,9 +86,7 @@ def wrap(
 class EventfulModel(nn.Module):
     """A vision transformer with state, made by `wrap`, which says what the arguments are.
 
-    What runs is what `vit` holds now. It may be copied, cast, quantised, pruned or given other layers: what was worked
-    out for its structure is worked out anew, and the next frame is a flush, when blocks or attention layers have been
-    replaced. Replacing other layers, like changing weights, shows in tokens as they are updated.
+    What runs is what `vit` holds now. New blocks or attention make the next frame a flush; other new layers do not.
     """
 
     def __init__(self, vit: nn.Module, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
@@ -191,12 +189,10 @@ class EventfulModel(nn.Module):
         """One step from the state that the model itself holds."""
         try:
             result, self._state = step(frame, self._state)
-        except StreamError:
-            # Frames are checked before anything is touched: the stream can go on with the next one.
-            raise
-        except BaseException:
-            # Buffers are edited in place: a frame that broke off has left them half done.
-            self._state = None
+        except BaseException as error:
+            # Frames are checked before anything is touched, but one that broke off has left buffers half done.
+            if not isinstance(error, StreamError):
+                self._state = None
             raise
         return result
 
@@ -215,11 +211,18 @@ class EventfulModel(nn.Module):
         Raises:
             StreamError: If the frame does not fit the state, or has NaN or infinite pixels.
         """
-        features, state = drive(self._run(frame, state, masked), self.policy.select)
+        _, outputs, state = self.step_with_features(frame, state, self.policy.select, masked)
+        return outputs, state
+
+    def step_with_features(
+        self, frame: Tensor, state: StreamState | None, decide: Decide, masked: bool = False
+    ) -> tuple[Tensor, Any, StreamState]:
+        """`step` with decisions by `decide`: the features, what the head makes of them, and the new state."""
+        features, state = drive(self._run(frame, state, masked), decide)
         outputs = self.backbone.head(features)
         if self.saliency is not None:
             look(state, outputs, self.saliency, self.layout(frame))
-        return outputs, state
+        return features, outputs, state
 
     def step_features(
         self, frame: Tensor, state: StreamState | None, masked: bool = False
@@ -242,13 +245,12 @@ class EventfulModel(nn.Module):
         features, state = yield from self._run(frame, state, masked)
         if self.saliency is not None:
             with torch.no_grad():
-                outputs = self.backbone.head(features)
-            look(state, outputs, self.saliency, self.layout(frame))
+                look(state, self.backbone.head(features), self.saliency, self.layout(frame))
         return features, state
 
     def layout(self, frame: Tensor) -> Layout:
         """What policies are told about this model on frames like this one (B, 3, H, W)."""
-        return self._plans.plan(self.vit, frame).layout
+        return self._plans.plan(self.backbone, frame).layout
 
     def _run(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         """`decisions`, without a look at what comes out."""
@@ -264,7 +266,7 @@ class EventfulModel(nn.Module):
         if flush:
             backbone = plans.backbone(self.vit, thorough=True)
             backbone.warn_of_hooks()
-        plan = plans.plan(self.vit, frame)
+        plan = plans.plan(backbone, frame)
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
@@ -282,9 +284,8 @@ class EventfulModel(nn.Module):
         if run.flush_B is not None:
             state.memory = memory_without_flushed(state.memory, memory, run.flush_B)
         state.frame += 1
-        none_B = torch.zeros_like(state.flush_B)
+        state.flush_B = none_B = torch.zeros_like(state.flush_B)
         state.flushed_B = ~none_B if flush else none_B if run.flush_B is None else run.flush_B
-        state.flush_B = none_B
         state.macs = run.ledger.report()
         return backbone.features(features_BND, size), state
 

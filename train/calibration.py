@@ -11,7 +11,7 @@ Shape suffixes: B streams, T frames, N tokens, K budgets, G gates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 import eventful
 from envs.task import Clip, VideoTask
-from policies import CalibratedThreshold, GateObservation, Policy, Selection, ThresholdTable, TrainablePolicy
+from policies import GateObservation, Policy, ScoreThreshold, Selection, ThresholdTable, TrainablePolicy
 from policies.features import log_error
 
 CalibrationFrames = Sequence[Tensor]
@@ -105,7 +105,7 @@ def first_thresholds(
 
 
 def fit_table(
-    model: eventful.EventfulModel, frames: CalibrationFrames, policy: CalibratedThreshold | TrainablePolicy
+    model: eventful.EventfulModel, frames: CalibrationFrames, policy: ScoreThreshold | TrainablePolicy
 ) -> None:
     """Shifts the thresholds of each budget, in place, until the policy spends that budget on the frames."""
     kept, table = policy.budget, policy.table
@@ -136,14 +136,19 @@ def realised_share(
     model: eventful.EventfulModel, frames: CalibrationFrames, select: Callable[[GateObservation], Selection]
 ) -> float:
     """Mean share of the dense MACs over all streams and frames after the flush."""
+    return float(torch.stack([share for _, share in played(model, frames, select)]).mean())
+
+
+def played(
+    model: eventful.EventfulModel, frames: CalibrationFrames, select: Callable[[GateObservation], Selection]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features of each frame after the flush, and the mean share of the dense MACs that it took."""
     _, state = eventful.drive(model.decisions(frames[0], None), select)
-    shares = []
     for frame in frames[1:]:
-        _, state = eventful.drive(model.decisions(frame, state), select)
+        features, state = eventful.drive(model.decisions(frame, state), select)
         if state.macs is None:
             raise RuntimeError("a step left no MACs behind")
-        shares.append(state.macs.share.mean())
-    return float(torch.stack(shares).mean())
+        yield features, state.macs.share.mean()
 
 
 def solve_shift(
@@ -185,16 +190,15 @@ def _next_shift(tried: Sequence[tuple[float, float]], low: float, high: float) -
     return step if low < step < high else (low + high) / 2
 
 
-class _RuleThreshold(CalibratedThreshold):
-    """All tokens of which the rule says more than the threshold."""
+class _RuleThreshold(ScoreThreshold):
+    """Any rule, by its score."""
 
     def __init__(self, table: ThresholdTable, rule: Rule) -> None:
         super().__init__(table)
         self._rule = rule
 
-    def select(self, observation: GateObservation) -> Selection:
-        log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
-        return Selection.where(self._rule(observation) > log_h_B[:, None], observation)
+    def score(self, observation: GateObservation) -> Tensor:
+        return self._rule(observation)
 
 
 class _TopRWatch(Policy):

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,10 @@ from envs.follow.box import cells_in_box
 from envs.follow.distractors import distractor_named
 from envs.follow.head import SimilarityHead
 from envs.follow.mask import box_iou, implied_box, mask_iou
-from envs.footage import FootageClips, ModelInput, SplitRanges
+from envs.footage import FootageClips, FootageTask, ModelInput, SplitRanges
 from envs.footage.decoded import videos_in
 from envs.output_distance import detection_distance
-from envs.task import Clip, Target, freeze
+from envs.task import Target, freeze
 from eventful.errors import UserError
 from eventful.families import adapt
 from eventful.video.reader import read_frames
@@ -36,7 +36,7 @@ from eventful.video.reader import read_frames
 LABEL = "match"
 
 
-class Follow:
+class Follow(FootageTask):
     """The task; implements `envs.task.VideoTask`, with `output_distance`, `saliency` and `targets_from_dense`.
 
     Args:
@@ -65,7 +65,6 @@ class Follow:
     """
 
     name = "follow"
-    has_labels = False
     class_names: Sequence[str] = (LABEL,)
 
     def __init__(
@@ -104,23 +103,6 @@ class Follow:
         self.model.head = SimilarityHead.of_box(self._tokens(frame_HWC), inside_N, threshold, temperature)
         self.model.to(next(self.model.parameters()))  # the head, where the rest is
 
-    def clips(self, split: str) -> list[Clip]:
-        """Clips of `train`, `val` or `test`; the footage is decoded on first use.
-
-        Raises:
-            UserError: If there is no such split, or a range lies outside of the video.
-            VideoError: If the video cannot be read.
-        """
-        return self._footage.of_split(split)
-
-    def preprocess(self, frames_BHWC: Tensor) -> Tensor:
-        """uint8 RGB frames (B, H, W, 3) of any size to model input (B, 3, H', W'), on the same device.
-
-        Raises:
-            ValueError: If the frames are not uint8 or not of that shape.
-        """
-        return self._input.preprocess(frames_BHWC)
-
     def saliency(self, outputs: Tensor) -> Tensor:
         """The probability (B, N) of each token to show the like of what was in the box."""
         return outputs.float().sigmoid()
@@ -138,14 +120,6 @@ class Follow:
     def metric(self) -> Agreement:
         """A fresh accumulator of the IoU with the dense model's mask or box, mean over frames."""
         return Agreement(self.targets_from_dense, self._overlap)
-
-    def loss(self, outputs: Any, targets: Sequence[Target]) -> NoReturn:
-        """There is none.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError("task follow has no labels and no task loss; train on the distance of the outputs")
 
     def predictions(self, outputs: Tensor, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
         """The box of each stream as plain data, scaled to a frame of `frame_size` (height, width); none if empty."""

@@ -4,5 +4,6 @@ from envs.footage.clips import FootageClips
 from envs.footage.decoded import Alteration
 from envs.footage.model_input import ModelInput
 from envs.footage.ranges import SplitRanges
+from envs.footage.task import FootageTask
 
-__all__ = ["Alteration", "FootageClips", "ModelInput", "SplitRanges"]
+__all__ = ["Alteration", "FootageClips", "FootageTask", "ModelInput", "SplitRanges"]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from eventful.cli import user_input
 from eventful.fidelity import token_distance
-from eventful.gates import drive
 from eventful.model import EventfulModel
 from eventful.state import StreamState
 from eventful.tasks import Task
@@ -99,8 +98,7 @@ class VideoRunner:
         pixels = torch.from_numpy(frame)[None].to(self._weight.device)
         x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
         started = self._now()
-        features, state = drive(self.model.decisions(x_BCHW, self._state), self._select)
-        outputs = self.model.backbone.head(features)
+        features, outputs, state = self.model.step_with_features(x_BCHW, self._state, self._select)
         seconds = self._now() - started
         due = self._dense_every > 0 and self._index % self._dense_every == 0
         check = self._compare(x_BCHW, features) if due else None

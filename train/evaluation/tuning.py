@@ -19,7 +19,7 @@ import eventful
 from envs.damage import PRESETS, DamageMeter, Outcome, default_kind
 from envs.task import VideoTask
 from policies import Policy
-from train.calibration import CalibrationFrames, realised_share, solve_shift
+from train.calibration import CalibrationFrames, played, realised_share, solve_shift
 
 FAR = 0.1
 """Log of realised over asked share beyond which a trial is out of the comparison, as long as another one is nearer."""
@@ -82,12 +82,10 @@ class Tuner:
     def play(self, policy: Policy) -> Trial:
         """Runs a policy over the frames, from a flush."""
         self.model.policy = policy
-        _, state = eventful.drive(self.model.decisions(self.frames[0], None), policy.select)
         shares, damages = [], []
-        for t, frame in enumerate(self.frames[1:]):
-            features, state = eventful.drive(self.model.decisions(frame, state), policy.select)
-            damage = self._meter.damage(self._meter.outcome(features, []), self._dense_outcome(t, frame))
-            shares.append(state.macs.share.mean())  # type: ignore[union-attr]  # a step leaves its MACs behind
+        for t, (features, share) in enumerate(played(self.model, self.frames, policy.select)):
+            damage = self._meter.damage(self._meter.outcome(features, []), self._dense_outcome(t, self.frames[t + 1]))
+            shares.append(share)
             damages.append(self._objective.of_frame(damage).mean())
         return Trial(float(torch.stack(shares).mean()), float(torch.stack(damages).mean()))
 
