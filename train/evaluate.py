@@ -32,6 +32,7 @@ from train.evaluation.bootstrap import resample_clips
 from train.evaluation.comparison import Comparison
 from train.evaluation.contenders import Contender, digest, drop_blind, drop_twins, parse_contenders
 from train.evaluation.latency import measure_latency
+from train.evaluation.oracle import Oracle
 from train.evaluation.policy_maker import PolicyMaker
 from train.evaluation.results_file import Key, ResultsFile
 from train.evaluation.rollout import Footage, evaluate_policy
@@ -90,7 +91,7 @@ class _Evaluation:
         self._footage = self._held_out()
         self._draws = resample_clips(len(self._footage.clips), config.bootstrap, config.bootstrap_seed)
         self._models = {c.granularity: self._wrap(c.granularity) for c in self._contenders}
-        self._maker = PolicyMaker(self._rules, config.budgets, policies)
+        self._maker = PolicyMaker(self._rules, self._oracle, config.budgets, policies)
         self._frames: CalibrationFrames | None = None
         self._results = ResultsFile(self._out / "results.jsonl", self._setting())
 
@@ -182,6 +183,11 @@ class _Evaluation:
         with cli.user_input(f"task {self._task.name}"):
             tuner = Tuner(self._task, self._models[granularity], self._frames, self._config.cache_mb << 20)
         return Rules(tuner, sorted(self._config.budgets))
+
+    def _oracle(self, granularity: Granularity, budget: float) -> Oracle:
+        model, footage = self._models[granularity], self._footage
+        layout = model.layout(footage.inputs(footage.groups[0], 0))
+        return Oracle(self._task, model, layout.count(budget))
 
     def _calibration_frames(self) -> CalibrationFrames:
         config = self._config

@@ -26,8 +26,8 @@ class EvaluateConfig(TaskConfig):
 
     Attributes:
         task: Name of an installed task, or `MODULE:CLASS`; the installed one that the checkpoint names if empty.
-        policy: Folder or hub name of a policy checkpoint, or a list of them (seeds of one training); null for the
-            heuristics alone.
+        policy: Policy checkpoint: a folder, the name of an installed one such as `doom`, or a name on the model hub; or
+            a list of them (seeds of one training); null for the heuristics alone.
         policy_class: Class of the checkpoints, if it is one of your own: `MODULE:CLASS`.
         out: Folder for everything that is written.
         split: Name of the split to evaluate on.

@@ -12,6 +12,7 @@ from envs.doom import clips as clip_cache
 from envs.doom.labels import CLASS_MEMBERS, CLASS_NAMES, MIN_PIXELS, MIN_SIDE, visible_boxes
 from envs.doom.player import Player
 from envs.doom.scenes import SEED_RANGE, SPLITS
+from envs.doom.task import DoomDetection
 
 
 def label(name, value, x, y, width, height):
@@ -36,6 +37,11 @@ def test_the_splits_differ_in_seed_and_test_maps_differ_in_map():
 def test_an_unknown_split_is_named_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match=r"'holdout'.*train, val, test, test_maps"):
         clip_cache.load_split("holdout", folder=tmp_path)
+
+
+def test_the_task_takes_sizes_of_splits_that_exist_only():
+    with pytest.raises(ValueError, match=r"'test:48'.*train, val, test, test_maps"):
+        DoomDetection(sizes={"test:48": None})
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"frames": 0}, {"step": -1}, {"workers": 0}])

@@ -1,9 +1,8 @@
 """Warm start: regress the policy's scores on the gradient oracle's.
 
-With every mask entry at 1/2, minus the gradient of the frame's damage with respect to the mask is the benefit of
-updating each token, all tokens in one backward pass. The policy's scores are fitted to the benefits b by listwise
-cross-entropy, with target p_i = max(b_i, 0) / sum_j max(b_j, 0) against softmax(kappa * score), on states that the
-policy itself leaves behind.
+The policy's scores are fitted to the benefits b of all updates of a frame (`envs.benefit`) by listwise cross-entropy,
+with target p_i = max(b_i, 0) / sum_j max(b_j, 0) against softmax(kappa * score), on states that the policy itself
+leaves behind.
 
 Shape suffixes: B streams, N tokens, G gates.
 """
@@ -18,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import eventful
+from envs.benefit import update_benefits
 from envs.damage import Objective
 from envs.task import VideoTask
 from eventful import StreamState
@@ -96,20 +96,18 @@ class OracleWarmStart:
         return state, loss
 
     def _learn(self, frame: Tensor, batch: Batch, state: StreamState, budget_B: Tensor) -> float | None:
-        masks: list[Tensor] = []
         scores: list[Tensor] = []
-
-        def half(observation: GateObservation) -> Selection:
-            scores.append(self._policy.score(observation, budget_B))
-            masks.append(torch.full_like(scores[-1], 0.5).requires_grad_())
-            return Selection(mask_BN=masks[-1])
-
-        features, _ = eventful.drive(self._model.decisions(frame, state, masked=True), half)
+        benefit_GBN = update_benefits(
+            self._model,
+            self._meter,
+            self._objective,
+            frame,
+            batch.targets,
+            state,
+            see=lambda observation: scores.append(self._policy.score(observation, budget_B)),
+        )
         local, counted = torch.zeros(()), torch.zeros(())
-        if masks:
-            outcome = self._meter.outcome(features, batch.targets)
-            damage = self._meter.damage(outcome, self._meter.dense(frame, batch.targets))
-            benefit_GBN = -torch.stack(torch.autograd.grad(self._objective.of_frame(damage).sum(), masks))
+        if scores:
             benefit_BN = benefit_GBN.transpose(0, 1).flatten(1).clamp(min=0)
             score_BN = torch.stack(scores, 1).flatten(1)
             counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)

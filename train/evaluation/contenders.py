@@ -10,6 +10,7 @@
     GlobalTopR           one count for all gates of a frame, by normalised errors
     TopR, Threshold      the paper's rules: one r, one h for all gates
     Random, Periodic     blind to the content
+    Oracle               no rule, but a yardstick: the r updates that are worth most, by the dense model's outputs
     All, Nothing         the dense model and the frozen one: where every frontier ends
     MODULE:FUNCTION      policies of your own (`train.evaluation.user_policies`)
 
@@ -45,6 +46,7 @@ LABELS = {
     "Threshold": "threshold",
     "Random": "random",
     "Periodic": "periodic",
+    "Oracle": "oracle",
     "All": "all (dense)",
     "Nothing": "nothing",
 }
@@ -65,7 +67,8 @@ CAN_AGE = (
 )
 """Rules that can have a bound on age. `SaliencyOrSurprise` and `Periodic` have one anyway, a checkpoint its own."""
 
-DEFAULT = [*LABELS, "SaliencyThreshold+age", "CalibratedThreshold+age", "Random+age"]
+AGED = ["SaliencyThreshold+age", "CalibratedThreshold+age", "Random+age"]
+DEFAULT = [*(name for name in LABELS if name != "Oracle"), *AGED]
 """Who is compared if nothing else is said."""
 
 AGE = "+age"
@@ -106,7 +109,12 @@ class Contender:
     @property
     def rule(self) -> bool:
         """Whether it is hand-made: an opponent."""
-        return not self.learned and not self.end
+        return not (self.learned or self.end or self.oracle)
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it is told what the dense model makes of each frame, which nobody can deploy."""
+        return self.name == "Oracle"
 
     @property
     def looks(self) -> bool:

@@ -63,6 +63,7 @@ STYLES = {
     "Threshold": Style("#CC79A7", "P"),
     "Random": Style("#8C8C8C", "x"),
     "Periodic": Style("#404040", "+"),
+    "Oracle": Style("#000000", "1"),
 }
 
 

@@ -18,6 +18,7 @@ class PolicyMaker:
 
     Args:
         rules: Supplies the rules of a granularity, which are set to budgets on frames of the training split.
+        oracle: Makes the oracle of a granularity at a budget.
         budgets: All budgets of the evaluation.
         checkpoints: Learned policies by the seed of their keys.
     """
@@ -25,10 +26,12 @@ class PolicyMaker:
     def __init__(
         self,
         rules: Callable[[Granularity], Rules],
+        oracle: Callable[[Granularity, float], Policy],
         budgets: Sequence[float],
         checkpoints: Mapping[str, TrainablePolicy],
     ) -> None:
-        self._new_rules, self._budgets, self._checkpoints = rules, sorted(budgets), checkpoints
+        self._new_rules, self._oracle = rules, oracle
+        self._budgets, self._checkpoints = sorted(budgets), checkpoints
         self._rules: dict[Granularity, Rules] = {}
 
     def keys(self, contender: Contender, seeds: Sequence[int]) -> list[Key]:
@@ -58,6 +61,8 @@ class PolicyMaker:
             return policy, ""
         if is_user_code(contender.name):
             return user_policies.make(contender.name, budget), ""
+        if contender.oracle:
+            return self._oracle(contender.granularity, budget), ""
         if contender.granularity not in self._rules:
             self._rules[contender.granularity] = self._new_rules(contender.granularity)
         return self._rules[contender.granularity].policy(contender, budget, int(key.seed or 0))

@@ -23,6 +23,7 @@ from envs.task import Clip, Metric, Target, VideoTask, has_metric, offers
 from eventful import EventfulModel, StreamState
 from eventful.fidelity import token_distance
 from policies import Policy
+from train.evaluation.oracle import Oracle
 from train.evaluation.results_file import Key, Record
 
 _HALF_LIMIT = 6e4
@@ -193,6 +194,8 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
     model.reset()
     for t in range(len(group)):
         frame = footage.inputs(group, t)
+        if isinstance(model.policy, Oracle):
+            model.policy.foresee(model, frame)
         features = model.forward_features(frame)
         if t == 0:
             for tally, share in zip(tallies, model.macs.share.tolist(), strict=True):
