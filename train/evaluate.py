@@ -93,7 +93,8 @@ class _Evaluation:
         self._models = {c.granularity: self._wrap(c.granularity) for c in self._contenders}
         self._maker = PolicyMaker(self._rules, self._oracle, config.budgets, policies)
         self._frames: CalibrationFrames | None = None
-        self._results = ResultsFile(self._out / "results.jsonl", self._setting())
+        self._metric_name = self._task.metric_name if has_metric(self._task) else None
+        self._results = ResultsFile(self._out / "results.jsonl", self._setting(), self._metric_name)
 
     def run(self) -> Comparison:
         """Runs what is missing, then writes what was found."""
@@ -108,7 +109,7 @@ class _Evaluation:
             [self._results.records[key] for key in keys],
             self._results.latencies,
             self._draws,
-            self._task.metric_name if has_metric(self._task) else None,
+            self._metric_name,
             [self._config.tolerance, self._config.loose_tolerance],
         )
         self._write(comparison)

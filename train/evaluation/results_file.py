@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isnan, nan
 from pathlib import Path
@@ -100,6 +100,7 @@ class ResultsFile:
     Args:
         path: Path of the JSON lines; created with its folder.
         setting: Plain data on which all runs depend.
+        metric_name: Name of the task's metric, for whoever reads the file later.
 
     Attributes:
         notes: Remarks for the user about the file that was found.
@@ -108,10 +109,11 @@ class ResultsFile:
         UserError: If the file is not one of these, or is damaged elsewhere than in its last line.
     """
 
-    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, setting: Mapping[str, Any], metric_name: str | None = None) -> None:
         self.path = path
         self.notes: list[str] = []
-        self._head: dict[str, Any] = {"format": FORMAT, "fingerprint": fingerprint(setting), "setting": dict(setting)}
+        head = {"format": FORMAT, "fingerprint": fingerprint(setting), "setting": dict(setting), "metric": metric_name}
+        self._head: dict[str, Any] = head
         self.records: dict[Key, Record] = {}
         self.latencies: dict[Key, Latency] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +159,46 @@ class ResultsFile:
         entries: list[Record | Latency] = [*self.records.values(), *self.latencies.values()]
         partial.write_text("".join([json.dumps(self._head) + "\n", *map(_line, entries)]))
         os.replace(partial, self.path)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What an evaluation has left behind.
+
+    Attributes:
+        setting: What all runs depend on.
+        metric_name: Name of the task's metric; None for tasks without one.
+        records: Finished runs.
+        latencies: Measured times.
+    """
+
+    setting: Mapping[str, Any]
+    metric_name: str | None
+    records: Sequence[Record]
+    latencies: Mapping[Key, Latency]
+
+
+def read_finished(folder: Path) -> Finished:
+    """The finished runs of an evaluation.
+
+    Args:
+        folder: The evaluation's `out`.
+
+    Raises:
+        UserError: If there are none, or the file is damaged.
+    """
+    path = folder / "results.jsonl"
+    lines = _read_lines(path)
+    if len(lines) < 2:
+        raise UserError(f"{path} has no finished runs: is {folder} the `out` of an eventful-evaluate?")
+    try:
+        head, *rows = [json.loads(line) for line in lines]
+        entries = [_entry(row) for row in rows]
+        setting, metric_name = head["setting"], head.get("metric")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+    records = [entry for entry in entries if isinstance(entry, Record)]
+    return Finished(setting, metric_name, records, {e.key: e for e in entries if isinstance(e, Latency)})
 
 
 def fingerprint(setting: Mapping[str, Any]) -> str:

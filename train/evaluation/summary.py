@@ -87,6 +87,12 @@ def _needed(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
+def share_needed(comparison: Comparison, contender: Contender, tolerance: float) -> str:
+    """Share of the dense MACs that keeps the first measure within a tolerance, with its interval."""
+    value, interval = _reach(comparison.needed(contender, tolerance), comparison.points(contender))
+    return f"{value} [{interval}]"
+
+
 def goal(comparison: Comparison, tolerance: float) -> str:
     """What a policy has to keep, in words."""
     first = comparison.measures[0]
