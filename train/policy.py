@@ -215,6 +215,7 @@ class _Run:
             lr=config.lr,
             clip=config.clip,
             seed=config.seed,
+            average=config.average,
         )
         validation = None
         if self._ranks[0] == 0:

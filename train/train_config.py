@@ -52,6 +52,8 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         streams: Number of streams side by side.
         segment: Number of windows between two checkpoints.
         lr: Peak learning rate.
+        average: Weight of the past in a running mean of the weights over the windows, in [0, 1); the mean is what is
+            validated and kept. 0 for the last weights.
         clip: Largest gradient norm.
         budget_min: Smallest budget in training, a share of the dense MACs.
         budget_max: Largest budget in training, a share of the dense MACs.
@@ -92,6 +94,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     streams: int = 4
     segment: int = 25
     lr: float = 2e-3
+    average: float = 0.0
     clip: float = 1.0
     budget_min: float = 0.03
     budget_max: float = 0.5
@@ -136,6 +139,8 @@ def check(config: TrainConfig) -> None:
     for name in ("steps", "streams", "segment", "calibration_streams", "calibration_frames"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if not 0 <= config.average < 1:
+        raise UserError(f"average must be in [0, 1), got {config.average}")
     if not config.saliency_exponents or min(config.saliency_exponents) < 0:
         raise UserError(f"saliency_exponents must be numbers from 0, got {config.saliency_exponents}")
     if not config.saliency_floors or min(config.saliency_floors) <= 0:

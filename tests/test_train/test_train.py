@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> Path:
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, estimator, granularity) -> None:
     kind = {"estimator": estimator, "granularity": granularity}
     if estimator == "reinforce":
-        kind["reinforce"] = ReinforceOptions(rollouts=2)
+        kind |= {"reinforce": ReinforceOptions(rollouts=2), "average": 0.5}
     whole = policies.load(train(tiny_config(tmp_path / "whole", **kind)))
     train(tiny_config(tmp_path / "parts", **kind, minutes=1e-9))
     assert torch.load(tmp_path / "parts" / "training.pt", weights_only=True)["step"] == 2
@@ -56,6 +56,17 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, estimator, 
     assert not torch.equal(whole.out.weight, heuristic.out.weight), "training must have moved the policy"
     assert (whole.provenance.task, whole.provenance.task_options) == ("tiny", {})
     assert list((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+def test_the_running_mean_of_the_weights_is_what_is_kept(tmp_path) -> None:
+    passed = []
+    for _ in range(3):
+        train(tiny_config(tmp_path / "last", steps=3, segment=1, minutes=1e-9))
+        passed.append(torch.load(tmp_path / "last" / "training.pt", weights_only=True)["policy"]["out.weight"])
+    kept = policies.load(train(tiny_config(tmp_path / "mean", steps=3, segment=1, average=0.75)))
+    expected = 0.75 * (0.75 * passed[0] + 0.25 * passed[1]) + 0.25 * passed[2]
+    torch.testing.assert_close(kept.out.weight.detach(), expected)
+    assert not torch.allclose(kept.out.weight, passed[2]), "the steps must differ for this to show anything"
 
 
 def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_path) -> None:
@@ -72,6 +83,7 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
     [
         ({"budget_min": 0.7}, "budget_min and budget_max"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"average": 1.0}, r"average must be in \[0, 1\)"),
         ({"warm_start": "nowhere", "oracle": OracleOptions()}, "warm_start=nowhere: no policy checkpoint"),
         ({"device": "quantum"}, "device=quantum"),
         ({"policy_budgets": [0.5, 0.2]}, "must ascend"),

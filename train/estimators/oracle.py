@@ -33,7 +33,7 @@ class OracleOptions:
 
     Attributes:
         frames: Number of frames of all streams, one optimiser step each.
-        lr: Learning rate of Adam.
+        lr: Peak learning rate of Adam; cosine decay to zero.
 
     Raises:
         ValueError: If a value is out of range.
@@ -71,6 +71,7 @@ class OracleWarmStart:
         self._meter = differentiable_meter(task, model, objective)
         self._log_kappa = torch.zeros((), requires_grad=True, device=next(policy.parameters()).device)
         self._optimizer = torch.optim.Adam([*policy.parameters(), self._log_kappa], lr=options.lr)
+        self._scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, options.frames)
 
     def fit(self, streams: StreamBatch, show: bool = True) -> float:
         """Walks the streams for some frames, one optimiser step each; returns the last tenth's mean loss."""
@@ -126,4 +127,5 @@ class OracleWarmStart:
             (local / count).backward()
         distributed.average_gradients([*self._policy.parameters(), self._log_kappa])
         self._optimizer.step()
+        self._scheduler.step()
         return float(distributed.mean(local.cpu() / count))

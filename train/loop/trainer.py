@@ -11,13 +11,14 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from eventful.errors import UserError
@@ -40,6 +41,8 @@ class TrainingSchedule:
         lr: Peak learning rate; cosine decay to zero.
         clip: Largest gradient norm.
         seed: Seed of everything random.
+        average: Weight of the past in the running mean of the trained weights, which is what is validated and becomes
+            the policy; 0 for the last weights themselves.
     """
 
     steps: int
@@ -48,6 +51,7 @@ class TrainingSchedule:
     lr: float
     clip: float
     seed: int
+    average: float = 0.0
 
 
 class Trainer:
@@ -82,6 +86,7 @@ class Trainer:
         self._rank = rank
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=schedule.lr)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._decay)
+        self._averaged = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.step, self.seconds = 0, 0.0
         self._rates: list[float] = []
 
@@ -119,6 +124,7 @@ class Trainer:
                 "choose another out folder, or delete it to start anew"
             )
         self._policy.load_state_dict(saved["policy"])
+        self._averaged.load_state_dict(saved["averaged"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._scheduler.load_state_dict(saved["scheduler"])
         self._estimator.budget_control.load_state_dict(saved["spending"])
@@ -129,6 +135,7 @@ class Trainer:
         """Writes the checkpoint, whole or not at all."""
         saved = {
             "policy": self._policy.state_dict(),
+            "averaged": self._averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "spending": self._estimator.budget_control.state_dict(),
@@ -142,7 +149,7 @@ class Trainer:
         os.replace(partial, self.checkpoint)
 
     def fit(self, run: dict[str, Any], until: Callable[[], bool] = lambda: False) -> None:
-        """Trains to the end of the schedule, from wherever `resume` has put it.
+        """Trains to the end of the schedule, from wherever `resume` has put it; leaves the averaged weights behind.
 
         Args:
             run: Plain data that identifies the run; it goes into the checkpoint.
@@ -168,14 +175,28 @@ class Trainer:
             bar.close()
             if board is not None:
                 board.close()
+        self._take(self._mean_weights())
 
     def _look(self, board: TensorBoardWriter | None, history: History | None) -> None:
         """Validates the policy, and notes the result."""
         if self._validation is None or board is None or history is None:
             return
+        trained = [weight.detach().clone() for weight in self._policy.parameters()]
+        self._take(self._mean_weights())
         points = self._validation.points()
+        self._take(trained)
         board.frontier(self.step, points)
         history.add(self.step, self.seconds, as_rows(points))
+
+    def _mean_weights(self) -> list[Tensor]:
+        """The running mean; before the first step, the weights themselves."""
+        model = self._averaged.module if self._averaged.n_averaged else self._policy
+        return [weight.detach() for weight in model.parameters()]
+
+    @torch.no_grad()
+    def _take(self, weights: Sequence[Tensor]) -> None:
+        for mine, given in zip(self._policy.parameters(), weights, strict=True):
+            mine.copy_(given)
 
     def _segment(self, board: TensorBoardWriter | None, bar: tqdm) -> None:
         schedule = self._schedule
@@ -189,6 +210,7 @@ class Trainer:
             if not torch.isfinite(norm):
                 raise UserError(f"gradients are not finite at step {self.step}; lower lr (it is {schedule.lr})")
             self._optimizer.step()
+            self._averaged.update_parameters(self._policy)
             self._scheduler.step()
             self.step += 1
             self._rates.append(schedule.frames / (time.perf_counter() - started))
