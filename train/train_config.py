@@ -48,7 +48,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
             policy is trained, calibrated and deployed.
         warm_start: Start of the training: `none`, `oracle`, or the folder of a policy checkpoint.
         oracle: Settings of the oracle warm start.
-        steps: Number of windows, one optimiser step each.
+        steps: Number of windows, one optimiser step each; 0 for the warm start alone.
         streams: Number of streams side by side.
         segment: Number of windows between two checkpoints.
         lr: Peak learning rate.
@@ -136,7 +136,9 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"budget_min and budget_max must satisfy 0 < min <= max <= 1, got {config.budget_min}, {config.budget_max}"
         )
-    for name in ("steps", "streams", "segment", "calibration_streams", "calibration_frames"):
+    if config.steps < 0 or (config.steps == 0 and config.warm_start == "none"):
+        raise UserError(f"steps must be at least 1, or 0 for a warm start alone, got {config.steps}")
+    for name in ("streams", "segment", "calibration_streams", "calibration_frames"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
     if not 0 <= config.average < 1:

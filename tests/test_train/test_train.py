@@ -58,6 +58,13 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, estimator, 
     assert list((tmp_path / "whole" / "tensorboard").iterdir())
 
 
+def test_without_steps_the_policy_is_what_the_oracle_taught(tmp_path) -> None:
+    taught = policies.load(train(tiny_config(tmp_path, steps=0, warm_start="oracle", oracle=OracleOptions(frames=3))))
+    heuristic = policies.load(tmp_path / "heuristic")
+    assert not torch.equal(taught.out.weight, heuristic.out.weight)
+    assert [look["step"] for look in history.read(tmp_path)] == [0]
+
+
 def test_the_running_mean_of_the_weights_is_what_is_kept(tmp_path) -> None:
     passed = []
     for _ in range(3):
@@ -82,7 +89,7 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
     ("changes", "message"),
     [
         ({"budget_min": 0.7}, "budget_min and budget_max"),
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0, "warm_start": "none", "oracle": OracleOptions()}, "steps must be at least 1"),
         ({"average": 1.0}, r"average must be in \[0, 1\)"),
         ({"warm_start": "nowhere", "oracle": OracleOptions()}, "warm_start=nowhere: no policy checkpoint"),
         ({"device": "quantum"}, "device=quantum"),

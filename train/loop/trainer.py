@@ -35,7 +35,7 @@ class TrainingSchedule:
     """How long and how fast.
 
     Attributes:
-        steps: Number of windows, each with one optimiser step.
+        steps: Number of windows, each with one optimiser step; may be 0.
         frames: Number of frames of all streams together in a window, for the log.
         segment: Number of windows from one fresh start of the streams (and checkpoint) to the next.
         lr: Peak learning rate; cosine decay to zero.
@@ -225,4 +225,4 @@ class Trainer:
 
     def _decay(self, step: int) -> float:
         warm = min((step + 1) / 10, 1.0)
-        return warm * 0.5 * (1 + math.cos(math.pi * min(step / self._schedule.steps, 1.0)))
+        return warm * 0.5 * (1 + math.cos(math.pi * min(step / max(self._schedule.steps, 1), 1.0)))
