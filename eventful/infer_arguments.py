@@ -39,7 +39,11 @@ def parser(command: str) -> argparse.ArgumentParser:
     p = _Parser(prog=command, description="Run a policy checkpoint on live or stored video.", allow_abbrev=False)
     p.add_argument("video", help="video file, stream address, camera (/dev/video0), or folder of images")
     which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--policy", metavar="DIR", help="policy checkpoint: a folder, or OWNER/NAME on the model hub")
+    which.add_argument(
+        "--policy",
+        metavar="DIR",
+        help="policy checkpoint: a folder, the name of an installed one (doom), or OWNER/NAME on the model hub",
+    )
     which.add_argument(
         "--heuristic", metavar="NAME[:VALUE]", type=heuristic, help=f"instead of a checkpoint: {_heuristic_forms()}"
     )

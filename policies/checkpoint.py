@@ -1,10 +1,15 @@
-"""Loading policy checkpoints: a folder (or hub repository) with `config.json` and `model.safetensors`."""
+"""Loading policy checkpoints: a folder (or hub repository) with `config.json` and `model.safetensors`.
+
+Checkpoints that come with an installed package have names: those of the entry points `eventful.policies`, each of which
+is the path of such a folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
@@ -13,6 +18,8 @@ from safetensors import SafetensorError
 from policies.learned import LearnedPolicy
 from policies.provenance import Provenance
 from policies.trainable import TrainablePolicy, class_name
+
+GROUP = "eventful.policies"
 
 
 class CheckpointError(ValueError):
@@ -23,7 +30,8 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
     """Loads a policy for inference.
 
     Args:
-        path_or_hub_id: Folder written by `save_pretrained`, or `owner/name` on the model hub.
+        path_or_hub_id: Folder written by `save_pretrained`, name of an installed checkpoint such as `doom`, or
+            `owner/name` on the model hub. A folder comes before a name.
         kind: Class of the policy. A checkpoint names its class, but never decides what code is run.
 
     Raises:
@@ -31,11 +39,14 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
             which file.
     """
     path = Path(path_or_hub_id)
+    if not path.exists() and str(path_or_hub_id) in installed_names():
+        path_or_hub_id = path = _installed(str(path_or_hub_id))
     if path.exists():
         _check_class(_provenance(path), path, kind)
     elif path.is_absolute() or len(path.parts) != 2 or str(path_or_hub_id).startswith("."):
         raise CheckpointError(
-            f"no policy checkpoint at {path}: expected a folder with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}"
+            f"no policy checkpoint at {path}: expected a folder with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}, "
+            f"or the name of an installed one ({', '.join(installed_names()) or 'there is none'})"
         )
     try:
         # The hub's loader announces itself on stdout, where commands print their results.
@@ -49,6 +60,15 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
             f"no policy checkpoint at {path_or_hub_id}: neither a folder here nor to be had from the hub"
         ) from error
     return policy.eval()
+
+
+def installed_names() -> list[str]:
+    """Names of the checkpoints that come with installed packages."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+def _installed(name: str) -> Path:
+    return next(iter(entry_points(group=GROUP, name=name))).load()
 
 
 def _provenance(path: Path) -> Provenance:

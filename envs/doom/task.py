@@ -19,11 +19,15 @@ from envs.doom.clips import load_split
 from envs.doom.detector import load_detector
 from envs.doom.labels import CLASS_NAMES
 from envs.doom.loss import detection_loss, paired_iou, token_loss
+from envs.doom.scenes import split_named
 from envs.output_distance import detection_distance
 from envs.task import Clip, Metric, Target, freeze
 
 _MEAN, _STD = 0.25, 0.2
 """Mean and standard deviation of the frames' values on a scale from 0 to 1; Doom is dark."""
+
+POLICY = Path(__file__).parent / "weights" / "policy"
+"""Folder of the policy that ships with the package; `policies.load("doom")` loads it."""
 
 
 class DoomDetection:
@@ -39,7 +43,7 @@ class DoomDetection:
 
     Raises:
         FileNotFoundError: If the detector's weights are missing.
-        ValueError: If they are damaged.
+        ValueError: If they are damaged, or sizes are given for a split that there is not.
     """
 
     name = "doom"
@@ -58,6 +62,8 @@ class DoomDetection:
     ) -> None:
         self.model = freeze(load_detector() if model is None else model)
         self.sizes = dict(sizes or {})
+        for split in self.sizes:
+            split_named(split)
         self.frames = frames
         self.step = step
         self.folder = None if folder is None else Path(folder)
