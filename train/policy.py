@@ -221,15 +221,8 @@ class _Run:
         if self._ranks[0] == 0:
             with cli.user_input("split val"):
                 validation = Validation(self._engine("val", policy), policy, self._load(self._out / "heuristic"))
-        return Trainer(
-            policy,
-            self._estimator(policy),
-            self._model.layout(self._frames[0]),
-            schedule,
-            self._out,
-            self._ranks[0],
-            validation,
-        )
+        layout = self._model.layout(self._frames[0])
+        return Trainer(policy, self._estimator(policy), layout, schedule, self._out, self._ranks[0], validation)
 
     def _estimator(self, policy: TrainablePolicy) -> Estimator:
         config, task, model, source = self._config, self._task, self._model, self._source

@@ -132,8 +132,12 @@ def no_rules(granularity: str) -> Any:
     raise AssertionError("keys need no rules")
 
 
+def no_oracle(granularity: str, budget: float) -> Any:
+    raise AssertionError("keys need no oracle")
+
+
 def test_keys_have_a_run_for_each_seed():
-    maker = PolicyMaker(no_rules, [0.5, 0.1], {})
+    maker = PolicyMaker(no_rules, no_oracle, [0.5, 0.1], {})
     random, topr = parse_contenders(["Random", "TopR"], "frame")
     assert [key.budget for key in maker.keys(topr, [0, 1])] == [0.1, 0.5]
     assert [(key.budget, key.seed) for key in maker.keys(random, [0, 1])][:2] == [(0.1, "0"), (0.1, "1")]

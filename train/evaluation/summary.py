@@ -102,7 +102,7 @@ def goal(comparison: Comparison, tolerance: float) -> str:
 
 
 def _ratios(comparison: Comparison, tolerance: float) -> list[list[str]]:
-    best = {blind: comparison.thriftiest(tolerance, blind) for blind in (False, True)}
+    best = {blind: comparison.thriftiest(tolerance, blind) for blind in (False, True) if comparison.rules(blind)}
     names = {False: "the best of all rules", True: f"the best {_BLIND}"}
     rows = []
     for ours in _learned(comparison):
