@@ -60,7 +60,7 @@ def run(
 
     Args:
         video: Video file, stream address, camera device, or folder of images.
-        policy: Folder of a checkpoint, the name of an installed one such as `doom`, a name on the model hub, or a policy
+        policy: Folder of a checkpoint, name of an installed one such as `doom` or of one on the model hub, or a policy
             (those of your own classes: `policies.load(folder, MyClass)`).
         task: Name of a task, `MODULE:CLASS`, or a task; by default the installed one that the checkpoint was trained
             with.
