@@ -51,16 +51,27 @@ def comparison_of(finished: Finished, tolerances: Sequence[float]) -> Comparison
     Raises:
         UserError: If the dense model or the frozen one has no run yet: every frontier ends in them.
     """
-    names = list(dict.fromkeys(record.key.contender for record in finished.records))
+    left_out = unfinished(finished)
+    records = [record for record in finished.records if record.key.contender not in left_out]
+    names = list(dict.fromkeys(record.key.contender for record in records))
     lacking = [name for name in ("All", "Nothing") if name not in names]
     if lacking:
         raise UserError(f"the evaluation is not finished: it has no run of {', '.join(lacking)} yet")
     setting = finished.setting
-    clips = len(finished.records[0].clips)
-    draws_RU = resample_clips(clips, setting["bootstrap"], setting["bootstrap_seed"])
+    draws_RU = resample_clips(len(records[0].clips), setting["bootstrap"], setting["bootstrap_seed"])
     contenders = parse_contenders(names, setting["granularity"])
-    metric = finished.metric_name or ("task metric" if finished.records[0].metric_R else None)
-    return Comparison(contenders, finished.records, finished.latencies, draws_RU, metric, tolerances)
+    metric = finished.metric_name or ("task metric" if records[0].metric_R else None)
+    return Comparison(contenders, records, finished.latencies, draws_RU, metric, tolerances)
+
+
+def unfinished(finished: Finished) -> list[str]:
+    """Contenders that lack a run at some of the budgets: their frontiers would be of other shares than the others'."""
+    asked: dict[str, set[float]] = {}
+    for key in (record.key for record in finished.records):
+        if key.budget is not None:
+            asked.setdefault(key.contender, set()).add(key.budget)
+    everything = set().union(*asked.values())
+    return [name for name, budgets in asked.items() if budgets != everything]
 
 
 def report(comparisons: Mapping[str, Comparison], about: Mapping[str, Sequence[str]], pictures: str) -> str:
@@ -127,7 +138,9 @@ def _about(finished: Finished) -> list[str]:
     about = [f"task {setting['task']}, split {setting['split']}: {len(records[0].clips)} clips, {frames} scored frames"]
     about.append(f"granularity {setting['granularity']}, {setting['dtype']}, {setting['device']}")
     checkpoints = dict.fromkeys(r.key.seed for r in records if r.key.contender.startswith("Learned"))
-    return [*about, *(f"policy {name}" for name in checkpoints)]
+    about += [f"policy {name}" for name in checkpoints]
+    left_out = unfinished(finished)
+    return [*about, f"left out, as not finished: {', '.join(left_out)}"] if left_out else about
 
 
 def _between_marks(path: Path, text: str) -> str:

@@ -62,3 +62,12 @@ def test_evaluations_that_have_not_begun_or_ended_are_told(folder: Path, tmp_pat
         page(tmp_path, tmp_path / "page.md")
     with pytest.raises(UserError, match="no evaluations"):
         report._main([])
+
+
+def test_contenders_that_are_not_finished_are_left_out_and_named(folder: Path, tmp_path: Path):
+    rows = (folder / "results.jsonl").read_text().splitlines(keepends=True)
+    first = next(k for k, row in enumerate(rows) if '"contender": "TopR", "budget": 0.5' in row)
+    (tmp_path / "results.jsonl").write_text("".join(rows[:first] + rows[first + 1 :]))
+    found = page(tmp_path, tmp_path / "page.md")
+    assert "- left out, as not finished: TopR" in found
+    assert "| top-r" not in found
