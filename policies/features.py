@@ -7,6 +7,8 @@ Shape suffixes: B streams, N tokens, D channels, F features, H heads, d channels
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -122,26 +124,43 @@ def _log_saliency(saliency_BN: Tensor) -> Tensor:
     return ((saliency_BN.float() + 0.02).log() + 2) / 2
 
 
-def neighbourhood(x_BN: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over the 3x3 neighbourhood on the grid; prefix tokens keep their own value."""
-    prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
-    grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
-    mean = F.avg_pool2d(grid_B1hw, 3, stride=1, padding=1, count_include_pad=False)
-    return torch.cat([prefix_BP, mean.flatten(1)], 1), largest_around(x_BN, layout, 3)
+def neighbourhood(x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over the 3x3 neighbourhood on the grid; prefix tokens keep their own value.
+
+    Args:
+        x: (B, N), or (B, N, F) with any number of features.
+        layout: Of the model.
+    """
+
+    def mean(grid: Tensor) -> Tensor:
+        return F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
+
+    return _on_the_grid(x, layout, mean), largest_around(x, layout, 3)
 
 
-def largest_around(x_BN: Tensor, layout: Layout, window: int) -> Tensor:
-    """Maximum over the window x window neighbourhood on the grid (B, N); prefix tokens keep their own value.
+def largest_around(x: Tensor, layout: Layout, window: int) -> Tensor:
+    """Maximum over the window x window neighbourhood on the grid; prefix tokens keep their own value.
+
+    Args:
+        x: (B, N), or (B, N, F) with any number of features.
+        layout: Of the model.
+        window: Side of the neighbourhood.
 
     Raises:
         ValueError: If the window is not odd and positive.
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"a window must be odd, so that it has a middle, got {window}")
-    prefix_BP, patches_BN = x_BN[:, : layout.prefix], x_BN[:, layout.prefix :]
-    grid_B1hw = patches_BN.unflatten(1, layout.grid)[:, None]
-    largest = F.max_pool2d(grid_B1hw, window, stride=1, padding=window // 2)
-    return torch.cat([prefix_BP, largest.flatten(1)], 1)
+    return _on_the_grid(x, layout, lambda grid: F.max_pool2d(grid, window, stride=1, padding=window // 2))
+
+
+def _on_the_grid(x: Tensor, layout: Layout, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """Pools the patch tokens of x, which is (B, N) or (B, N, F), as pictures of F channels."""
+    x_BNF = x if x.ndim == 3 else x[..., None]
+    prefix_BPF, patches_BNF = x_BNF[:, : layout.prefix], x_BNF[:, layout.prefix :]
+    grid_BFhw = patches_BNF.unflatten(1, layout.grid).permute(0, 3, 1, 2)
+    pooled_BNF = pool(grid_BFhw).permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.cat([prefix_BPF, pooled_BNF], 1).reshape(x.shape)
 
 
 def attention_received(observation: GateObservation) -> Tensor:

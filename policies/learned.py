@@ -2,7 +2,9 @@
 
     residual = MLP(features, gate)
 
-The last layer of the MLP starts at zero, so that the untrained policy is the heuristic (`policies.trainable`).
+or, with `neighbours`, with one layer more, which also sees mean and maximum of the first layer over the token's 3x3
+neighbourhood: what a token is worth depends on what happens around it. The last layer of the MLP starts at zero, so
+that the untrained policy is the heuristic (`policies.trainable`).
 
 Shape suffixes: B streams, N tokens, D channels, F features, G gates, K budgets.
 """
@@ -15,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policies.features import NO_SALIENCY, SALIENCY, SCALARS, feature_macs, saliency_features, scalar_features
+from policies.features import (
+    NO_SALIENCY,
+    SALIENCY,
+    SCALARS,
+    feature_macs,
+    neighbourhood,
+    saliency_features,
+    scalar_features,
+)
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch
 from policies.provenance import Provenance
 from policies.trainable import DEFAULT_BUDGETS, Select, TrainablePolicy
@@ -30,7 +40,10 @@ class LearnedPolicy(TrainablePolicy):
         granularity: `gate` or `frame`, as the model is run.
         hidden: Width of the MLP.
         projections: Learned projections of each token's last output (granularity "frame" only), so that the
-            policy can know what the token is.
+            policy can know what the token is for the network.
+        input_projections: Learned projections of each token's current input (granularity "frame" only), so that it can
+            know what there is to be seen now.
+        neighbours: Whether a further layer sees the first one's outputs in the token's 3x3 neighbourhood.
         budgets: K budgets of the threshold table.
         select: `threshold` or `top`.
         budget: Target share of the dense MACs.
@@ -62,6 +75,8 @@ class LearnedPolicy(TrainablePolicy):
         saliency_floor: float = 0.02,
         saliency: bool = False,
         max_age: int | None = None,
+        input_projections: int = 0,
+        neighbours: bool = False,
     ) -> None:
         super().__init__(
             gates,
@@ -76,13 +91,18 @@ class LearnedPolicy(TrainablePolicy):
             saliency_floor,
             max_age,
         )
-        if hidden < 1 or projections < 0:
-            raise ValueError(f"hidden must be positive, projections not negative: {hidden=} {projections=}")
-        self.projection = nn.Linear(dim, projections) if granularity == "frame" and projections else None
+        if hidden < 1 or projections < 0 or input_projections < 0:
+            raise ValueError(
+                f"hidden must be positive, projections not negative: {hidden=} {projections=} {input_projections=}"
+            )
+        projections, input_projections = (n * (granularity == "frame") for n in (projections, input_projections))
+        self.projection = nn.Linear(dim, projections) if projections else None
+        self.input_projection = nn.Linear(dim, input_projections) if input_projections else None
         self.saliency = saliency
-        width = len(SCALARS) + len(SALIENCY) * saliency + (projections if self.projection is not None else 0)
+        width = len(SCALARS) + len(SALIENCY) * saliency + projections + input_projections
         self.hidden = nn.Linear(width, hidden)
         self.gate_bias = nn.Embedding(gates, hidden)
+        self.mixed = nn.Linear(3 * hidden, hidden) if neighbours else None
         self.activation = nn.GELU()
         self.out = nn.Linear(hidden, 1)
         nn.init.normal_(self.gate_bias.weight, std=0.1)
@@ -99,21 +119,30 @@ class LearnedPolicy(TrainablePolicy):
                 raise PolicyMismatch(f"this policy looks at saliency, {NO_SALIENCY}")
             features_BNF = torch.cat([features_BNF, saliency_features(observation)], -1)
         if self.projection is not None:
-            features_BNF = torch.cat([features_BNF, self._projected(observation)], -1)
+            features_BNF = torch.cat([features_BNF, self._projected(self.projection, observation.output_BND)], -1)
+        if self.input_projection is not None:
+            projected_BNF = self._projected(self.input_projection, observation.input_BND)
+            features_BNF = torch.cat([features_BNF, projected_BNF], -1)
         dtype = self.hidden.weight.dtype
-        hidden = self.hidden(features_BNF.to(dtype)) + self.gate_bias.weight[observation.gate]
-        return self.out(self.activation(hidden)).squeeze(-1)
+        hidden_BNF = self.activation(self.hidden(features_BNF.to(dtype)) + self.gate_bias.weight[observation.gate])
+        if self.mixed is not None:
+            around = neighbourhood(hidden_BNF, observation.layout)
+            hidden_BNF = self.activation(self.mixed(torch.cat([hidden_BNF, *around], -1)))
+        return self.out(hidden_BNF).squeeze(-1)
 
     def residual_macs(self, layout: Layout) -> float:
         """See `TrainablePolicy.residual_macs`."""
-        dense = self.hidden.in_features * self.hidden.out_features + self.hidden.out_features
-        projected = 0 if self.projection is None else self.projection.in_features * self.projection.out_features
+        width = self.hidden.out_features
+        dense = self.hidden.in_features * width + width
+        if self.mixed is not None:
+            dense += self.mixed.in_features * width + 2 * 9 * width
+        projections = [part for part in (self.projection, self.input_projection) if part is not None]
+        projected = sum(part.in_features * part.out_features for part in projections)
         return feature_macs(layout, self.saliency) + float(layout.tokens * (dense + projected))
 
-    def _projected(self, observation: GateObservation) -> Tensor:
-        projection, output_BND = self.projection, observation.output_BND
-        if projection is None or output_BND is None:
+    def _projected(self, projection: nn.Linear, x_BND: Tensor | None) -> Tensor:
+        if x_BND is None:
             raise PolicyMismatch("this policy looks at the tokens' last outputs, which the model does not supply")
-        # The next frame edits the buffer in place; a backward pass that comes later needs it as it is.
-        output_BND = output_BND.detach().clone() if torch.is_grad_enabled() else output_BND
-        return projection(output_BND.to(projection.weight.dtype))
+        # The next frame edits the buffers in place; a backward pass that comes later needs them as they are.
+        x_BND = x_BND.detach().clone() if torch.is_grad_enabled() else x_BND
+        return projection(x_BND.to(projection.weight.dtype))

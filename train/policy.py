@@ -158,7 +158,9 @@ class _Run:
         options = dict(config.policy_options)
         if self._kind is LearnedPolicy:
             seen = config.saliency and offers(self._task, "saliency")
-            options = {"hidden": config.hidden, "projections": config.projections, "saliency": seen}
+            names = ("hidden", "projections", "input_projections", "neighbours")
+            options = {name: getattr(config, name) for name in names}
+            options["saliency"] = seen
         if rule.saliency_exponent:
             options |= dataclasses.asdict(rule)
         options |= {} if config.max_age is None else {"max_age": config.max_age}
@@ -191,7 +193,7 @@ class _Run:
             return
         if config.warm_start == "oracle":
             with cli.user_input("warm_start=oracle"):
-                warm = OracleWarmStart(self._task, self._model, policy, self._objective, config.oracle)
+                warm = OracleWarmStart(self._task, self._model, policy, self._objective, config.oracle, config.seed)
             streams = self._source.batch(f"{config.seed}/oracle")
             final = warm.fit(streams, show=self._ranks[0] == 0)
             self._say(f"warm start: listwise cross-entropy {final:.3f}")

@@ -31,6 +31,8 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
         projections: Number of learned projections of each token's last output.
+        input_projections: Number of learned projections of each token's current input.
+        neighbours: Whether a further layer of the learned policy's MLP sees a token's neighbourhood.
         policy_budgets: Budgets at which the policy's thresholds are calibrated.
         objective: Weights of the kinds of damage. Where none are given: `output` 1 and `output_worst` 0.1 with
             reward=output, and for tasks that offer `output_distance`; `fidelity` 1 and `worst` 0.2 with
@@ -73,7 +75,9 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     policy: str = LEARNED
     policy_options: dict[str, Any] = field(default_factory=dict)
     hidden: int = field(default=32, metadata={"read_by": (f"policy={LEARNED}",)})
-    projections: int = field(default=8, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
+    projections: int = field(default=16, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
+    input_projections: int = field(default=16, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
+    neighbours: bool = field(default=True, metadata={"read_by": (f"policy={LEARNED}",)})
     policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
     objective: Objective | None = field(
         default=None,

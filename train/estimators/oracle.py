@@ -2,7 +2,7 @@
 
 The policy's scores are fitted to the benefits b of all updates of a frame (`envs.benefit`) by listwise cross-entropy,
 with target p_i = max(b_i, 0) / sum_j max(b_j, 0) against softmax(kappa * score), on states that the policy itself
-leaves behind.
+leaves behind. Each step also learns again from earlier frames (`train.estimators.lessons`).
 
 Shape suffixes: B streams, N tokens, G gates.
 """
@@ -23,6 +23,7 @@ from envs.task import VideoTask
 from eventful import StreamState
 from policies import GateObservation, Selection, TrainablePolicy
 from train import distributed
+from train.estimators.lessons import Lesson, LessonBook
 from train.estimators.protocol import differentiable_meter
 from train.estimators.streams import Batch, StreamBatch, begin
 
@@ -34,6 +35,8 @@ class OracleOptions:
     Attributes:
         frames: Number of frames of all streams, one optimiser step each.
         lr: Peak learning rate of Adam; cosine decay to zero.
+        replays: Number of earlier frames that each step learns from again, next to the new one.
+        memory: Memory for frames that are kept for it, MiB for each stream; the oldest make room.
 
     Raises:
         ValueError: If a value is out of range.
@@ -41,10 +44,16 @@ class OracleOptions:
 
     frames: int = field(default=200, metadata={"also": "oracle_frames"})
     lr: float = field(default=3e-3, metadata={"also": "oracle_lr"})
+    replays: int = 7
+    memory: float = 512.0
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not self.lr > 0:
             raise ValueError(f"oracle.frames must be at least 1, oracle.lr above 0, got {self.frames} and {self.lr}")
+        if self.replays < 0 or not self.memory >= 0:
+            raise ValueError(
+                f"oracle.replays and oracle.memory must be at least 0, got {self.replays} and {self.memory}"
+            )
 
 
 class OracleWarmStart:
@@ -55,7 +64,8 @@ class OracleWarmStart:
         model: Eventful model around the task's model.
         policy: Policy to be fitted.
         objective: Damage whose gradient is the oracle.
-        options: Number of frames and learning rate.
+        options: Number of frames, learning rate, what is learnt again.
+        seed: Of the choice of what is learnt again.
     """
 
     def __init__(
@@ -65,10 +75,12 @@ class OracleWarmStart:
         policy: TrainablePolicy,
         objective: Objective,
         options: OracleOptions,
+        seed: int = 0,
     ) -> None:
         self._task, self._model, self._policy, self._objective = task, model, policy, objective
         self._options = options
         self._meter = differentiable_meter(task, model, objective)
+        self._book = LessonBook(options.memory * 2**20, seed)
         self._log_kappa = torch.zeros((), requires_grad=True, device=next(policy.parameters()).device)
         self._optimizer = torch.optim.Adam([*policy.parameters(), self._log_kappa], lr=options.lr)
         self._scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, options.frames)
@@ -87,7 +99,7 @@ class OracleWarmStart:
     def _frame(self, batch: Batch, state: StreamState | None) -> tuple[StreamState, float | None]:
         device = next(self._model.parameters()).device
         frame, budget_B = self._task.preprocess(batch.frames_BHWC.to(device)), batch.budget_B.to(device)
-        loss = None if state is None else self._learn(frame, batch, state, budget_B)
+        loss = None if state is None else self._learn(self._lesson(frame, batch, state, budget_B))
 
         def decide(observation: GateObservation) -> Selection:
             with torch.no_grad():
@@ -96,29 +108,22 @@ class OracleWarmStart:
         _, state = eventful.drive(self._model.decisions(frame, state), decide)
         return state, loss
 
-    def _learn(self, frame: Tensor, batch: Batch, state: StreamState, budget_B: Tensor) -> float | None:
-        scores: list[Tensor] = []
+    def _lesson(self, frame: Tensor, batch: Batch, state: StreamState, budget_B: Tensor) -> Lesson:
+        seen: list[GateObservation] = []
         benefit_GBN = update_benefits(
-            self._model,
-            self._meter,
-            self._objective,
-            frame,
-            batch.targets,
-            state,
-            see=lambda observation: scores.append(self._policy.score(observation, budget_B)),
+            self._model, self._meter, self._objective, frame, batch.targets, state, see=seen.append
         )
-        local, counted = torch.zeros(()), torch.zeros(())
-        if scores:
-            benefit_BN = benefit_GBN.transpose(0, 1).flatten(1).clamp(min=0)
-            score_BN = torch.stack(scores, 1).flatten(1)
-            counted_B = (~batch.first_B.to(frame.device)).float() * (benefit_BN.sum(1) > 0)
-            target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
-            log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
-            local, counted = (-(target_BN * log_p_BN).sum(1) * counted_B).sum(), counted_B.sum()
-        return self._step(local, counted)
+        return Lesson.of(seen, benefit_GBN, budget_B, batch.first_B)
 
-    def _step(self, local: Tensor, counted: Tensor) -> float | None:
+    def _learn(self, new: Lesson) -> float | None:
         """One optimiser step, in which all processes take part, also those whose streams are all at a flush."""
+        lessons = self._book.draw(self._options.replays)
+        if new.observations:
+            lessons.append(new)
+            self._book.add(new)
+        local, counted = torch.zeros(()), torch.zeros(())
+        if lessons:
+            local, counted = self._loss(Lesson.joined(lessons))
         count = float(distributed.mean(counted.cpu()))
         if not count:
             return None
@@ -128,4 +133,14 @@ class OracleWarmStart:
         distributed.average_gradients([*self._policy.parameters(), self._log_kappa])
         self._optimizer.step()
         self._scheduler.step()
-        return float(distributed.mean(local.cpu() / count))
+        return float(distributed.mean(local.detach().cpu() / count))
+
+    def _loss(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+        """Sum of the streams' cross-entropies, and how many streams count."""
+        scores = [self._policy.score(observation, lesson.budget_B) for observation in lesson.observations]
+        score_BN = torch.stack(scores, 1).flatten(1)
+        benefit_BN = lesson.benefit_GBN.transpose(0, 1).flatten(1)
+        target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
+        log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
+        counted_B = lesson.counts_B.float()
+        return (-(target_BN * log_p_BN).sum(1) * counted_B).sum(), counted_B.sum()
