@@ -8,6 +8,7 @@ Shape suffixes: B streams, N tokens, D channels, F features, H heads, d channels
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -86,17 +87,16 @@ def scalar_features(observation: GateObservation, relative_BN: Tensor, budget_B:
         it receives relative to uniform (granularity "gate"; else 0), and log budget.
     """
     layout = observation.layout
-    mean_BN, max_BN = neighbourhood(relative_BN, layout)
     cosine_BN = torch.cosine_similarity(observation.input_BND.float(), observation.reference_BND.float(), dim=-1)
     age_BN = observation.age_BN.float().log() / 3
     previous_BN = observation.previous_BN
     features = [
         relative_BN,
-        mean_BN,
-        max_BN,
+        mean_around(relative_BN, layout, 3),
+        largest_around(relative_BN, layout, 3),
         cosine_BN,
         age_BN,
-        neighbourhood(age_BN, layout)[0],
+        mean_around(age_BN, layout, 3),
         torch.zeros_like(relative_BN) if previous_BN is None else previous_BN.float(),
         attention_received(observation),
         budget_B.log()[:, None].expand_as(relative_BN) / 3,
@@ -124,42 +124,30 @@ def _log_saliency(saliency_BN: Tensor) -> Tensor:
     return ((saliency_BN.float() + 0.02).log() + 2) / 2
 
 
-def neighbourhood(x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over the 3x3 neighbourhood on the grid; prefix tokens keep their own value.
+def mean_around(x: Tensor, layout: Layout, window: int) -> Tensor:
+    """Mean over the window x window neighbourhood on the grid; prefix tokens keep their own value.
 
     Args:
         x: (B, N), or (B, N, F) with any number of features.
-        layout: Of the model.
+        layout: Layout of the model.
+        window: Side of the neighbourhood, odd.
     """
-
-    def mean(grid: Tensor) -> Tensor:
-        return F.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
-
-    return _on_the_grid(x, layout, mean), largest_around(x, layout, 3)
+    return _on_the_grid(x, layout, partial(F.avg_pool2d, count_include_pad=False), window)
 
 
 def largest_around(x: Tensor, layout: Layout, window: int) -> Tensor:
-    """Maximum over the window x window neighbourhood on the grid; prefix tokens keep their own value.
+    """Maximum over the neighbourhood; otherwise as `mean_around`."""
+    return _on_the_grid(x, layout, F.max_pool2d, window)
 
-    Args:
-        x: (B, N), or (B, N, F) with any number of features.
-        layout: Of the model.
-        window: Side of the neighbourhood.
 
-    Raises:
-        ValueError: If the window is not odd and positive.
-    """
+def _on_the_grid(x: Tensor, layout: Layout, pool: Callable[..., Tensor], window: int) -> Tensor:
+    """Pools the patch tokens of x, which is (B, N) or (B, N, F), as pictures of F channels."""
     if window < 1 or window % 2 == 0:
         raise ValueError(f"a window must be odd, so that it has a middle, got {window}")
-    return _on_the_grid(x, layout, lambda grid: F.max_pool2d(grid, window, stride=1, padding=window // 2))
-
-
-def _on_the_grid(x: Tensor, layout: Layout, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """Pools the patch tokens of x, which is (B, N) or (B, N, F), as pictures of F channels."""
     x_BNF = x if x.ndim == 3 else x[..., None]
     prefix_BPF, patches_BNF = x_BNF[:, : layout.prefix], x_BNF[:, layout.prefix :]
     grid_BFhw = patches_BNF.unflatten(1, layout.grid).permute(0, 3, 1, 2)
-    pooled_BNF = pool(grid_BFhw).permute(0, 2, 3, 1).flatten(1, 2)
+    pooled_BNF = pool(grid_BFhw, window, stride=1, padding=window // 2).permute(0, 2, 3, 1).flatten(1, 2)
     return torch.cat([prefix_BPF, pooled_BNF], 1).reshape(x.shape)
 
 

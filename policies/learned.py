@@ -2,7 +2,7 @@
 
     residual = MLP(features, gate)
 
-or, with `neighbours`, with one layer more, which also sees mean and maximum of the first layer over the token's 3x3
+or, with `neighbours`, with one layer more, which also sees the mean of the first layer over the token's 5x5
 neighbourhood: what a token is worth depends on what happens around it. The last layer of the MLP starts at zero, so
 that the untrained policy is the heuristic (`policies.trainable`).
 
@@ -21,8 +21,9 @@ from policies.features import (
     NO_SALIENCY,
     SALIENCY,
     SCALARS,
+    WINDOW,
     feature_macs,
-    neighbourhood,
+    mean_around,
     saliency_features,
     scalar_features,
 )
@@ -43,7 +44,7 @@ class LearnedPolicy(TrainablePolicy):
             policy can know what the token is for the network.
         input_projections: Learned projections of each token's current input (granularity "frame" only), so that it can
             know what there is to be seen now.
-        neighbours: Whether a further layer sees the first one's outputs in the token's 3x3 neighbourhood.
+        neighbours: Whether a further layer sees the first one's mean over the token's 5x5 neighbourhood.
         budgets: K budgets of the threshold table.
         select: `threshold` or `top`.
         budget: Target share of the dense MACs.
@@ -102,7 +103,7 @@ class LearnedPolicy(TrainablePolicy):
         width = len(SCALARS) + len(SALIENCY) * saliency + projections + input_projections
         self.hidden = nn.Linear(width, hidden)
         self.gate_bias = nn.Embedding(gates, hidden)
-        self.mixed = nn.Linear(3 * hidden, hidden) if neighbours else None
+        self.mixed = nn.Linear(2 * hidden, hidden) if neighbours else None
         self.activation = nn.GELU()
         self.out = nn.Linear(hidden, 1)
         nn.init.normal_(self.gate_bias.weight, std=0.1)
@@ -126,8 +127,8 @@ class LearnedPolicy(TrainablePolicy):
         dtype = self.hidden.weight.dtype
         hidden_BNF = self.activation(self.hidden(features_BNF.to(dtype)) + self.gate_bias.weight[observation.gate])
         if self.mixed is not None:
-            around = neighbourhood(hidden_BNF, observation.layout)
-            hidden_BNF = self.activation(self.mixed(torch.cat([hidden_BNF, *around], -1)))
+            around_BNF = mean_around(hidden_BNF, observation.layout, WINDOW)
+            hidden_BNF = self.activation(self.mixed(torch.cat([hidden_BNF, around_BNF], -1)))
         return self.out(hidden_BNF).squeeze(-1)
 
     def residual_macs(self, layout: Layout) -> float:
@@ -135,7 +136,7 @@ class LearnedPolicy(TrainablePolicy):
         width = self.hidden.out_features
         dense = self.hidden.in_features * width + width
         if self.mixed is not None:
-            dense += self.mixed.in_features * width + 2 * 9 * width
+            dense += self.mixed.in_features * width + WINDOW**2 * width
         projections = [part for part in (self.projection, self.input_projection) if part is not None]
         projected = sum(part.in_features * part.out_features for part in projections)
         return feature_macs(layout, self.saliency) + float(layout.tokens * (dense + projected))

@@ -104,7 +104,7 @@ def test_settings_that_nothing_reads_are_refused(settings: str, message: str) ->
         "estimator=reinforce objective.fidelity=2 objective.task=1 warm_start=none",
         "estimator=reinforce objective.worst=1 reward=loss",
         "reward=loss objective.task=1",
-        "granularity=gate attention=recompute projections=8",
+        "granularity=gate attention=recompute projections=16",
     ],
 )
 def test_settings_that_are_read_or_defaults_are_not_refused(settings: str) -> None:

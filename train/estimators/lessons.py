@@ -78,20 +78,26 @@ class LessonBook:
     def __init__(self, memory: float, seed: int = 0) -> None:
         self._memory = memory
         self._random = random.Random(seed)
-        self._kept: deque[Lesson] = deque()
+        self._kept: deque[Lesson | None] = deque()
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, lesson: Lesson) -> None:
-        """Keeps a lesson, in place of the oldest where there is no room."""
+    def add(self, lesson: Lesson | None) -> None:
+        """Keeps a lesson, in place of the oldest where there is no room.
+
+        None for a frame that taught nothing: it counts, as another process may have learnt from it.
+        """
         self._kept.append(lesson)
-        while len(self._kept) * lesson.nbytes > self._memory:
+        self._size = self._size if lesson is None else lesson.nbytes
+        while len(self._kept) * self._size > self._memory:
             self._kept.popleft()
 
     def draw(self, count: int) -> list[Lesson]:
         """Some of those that are kept, without repetition; all where there are no more."""
-        return self._random.sample(list(self._kept), min(count, len(self._kept)))
+        drawn = self._random.sample(list(self._kept), min(count, len(self._kept)))
+        return [lesson for lesson in drawn if lesson is not None]
 
 
 def _copied(observation: GateObservation) -> GateObservation:

@@ -108,19 +108,18 @@ class OracleWarmStart:
         _, state = eventful.drive(self._model.decisions(frame, state), decide)
         return state, loss
 
-    def _lesson(self, frame: Tensor, batch: Batch, state: StreamState, budget_B: Tensor) -> Lesson:
+    def _lesson(self, frame: Tensor, batch: Batch, state: StreamState, budget_B: Tensor) -> Lesson | None:
+        """None where all streams are at a flush."""
         seen: list[GateObservation] = []
         benefit_GBN = update_benefits(
             self._model, self._meter, self._objective, frame, batch.targets, state, see=seen.append
         )
-        return Lesson.of(seen, benefit_GBN, budget_B, batch.first_B)
+        return Lesson.of(seen, benefit_GBN, budget_B, batch.first_B) if seen else None
 
-    def _learn(self, new: Lesson) -> float | None:
+    def _learn(self, new: Lesson | None) -> float | None:
         """One optimiser step, in which all processes take part, also those whose streams are all at a flush."""
-        lessons = self._book.draw(self._options.replays)
-        if new.observations:
-            lessons.append(new)
-            self._book.add(new)
+        lessons = self._book.draw(self._options.replays) + ([] if new is None else [new])
+        self._book.add(new)
         local, counted = torch.zeros(()), torch.zeros(())
         if lessons:
             local, counted = self._loss(Lesson.joined(lessons))

@@ -80,9 +80,9 @@ def test_books_of_one_seed_draw_alike_whatever_the_number_of_streams() -> None:
 
 
 def test_learning_again_teaches_more_per_frame() -> None:
-    """On frames of its own that it is then asked about: after as many frames, the scores are nearer to the oracle's."""
-    losses = [fitted(replays, seed) for replays in (0, 7) for seed in range(2)]
-    assert max(losses[2:]) < min(losses[:2])
+    """After as many frames of the same clips, the scores are nearer to the oracle's."""
+    for seed in range(2):
+        assert fitted(7, seed) < fitted(0, seed) - 0.02
 
 
 def fitted(replays: int, seed: int) -> float:
@@ -92,13 +92,13 @@ def fitted(replays: int, seed: int) -> float:
     clip = task.clips("train")[0]
     layout = model.layout(task.preprocess(clip.frames_THWC[:1]))
     policy = LearnedPolicy(1, layout.dim, "frame", input_projections=4, neighbours=True, budgets=(0.2, 0.5))
-    options = OracleOptions(frames=60, lr=0.01, replays=replays)
+    options = OracleOptions(frames=80, lr=0.01, replays=replays)
     warm = OracleWarmStart(task, model, policy, PRESETS["fidelity"], options, seed)
     return warm.fit(StreamSource(task.clips("train"), [0, 1], (0.2, 0.5)).batch(f"{seed}/oracle"), show=False)
 
 
 def test_the_input_and_the_neighbours_are_seen() -> None:
-    seen = observation(B=1)
+    seen = observation(B=1, tokens=16)
     policy = LearnedPolicy(1, 8, "frame", projections=0, input_projections=3, neighbours=True)
     torch.nn.init.normal_(policy.out.weight)
     budget_B = torch.tensor([0.1])
@@ -107,12 +107,12 @@ def test_the_input_and_the_neighbours_are_seen() -> None:
     for part in (policy.input_projection, policy.mixed):
         assert part is not None and part.weight.grad is not None and part.weight.grad.abs().sum() > 0
     grid = seen.layout.grid
-    other = observation(B=1)
+    other = observation(B=1, tokens=16)
     other.input_BND[0, 1] += 1.0  # the first patch, in a corner of the grid
     moved = (policy.score(other, budget_B) - before)[0].abs() > 1e-6
     assert not moved[0], "the class token has no neighbours"
-    # Errors reach two cells: the 3 x 3 features of the neighbours' neighbours.
-    assert torch.equal(moved[1:].view(grid), torch.arange(grid[1]).expand(grid) <= 2)
+    # Errors reach three cells: their mean over 3 x 3 in the first layer's mean over 5 x 5.
+    assert torch.equal(moved[1:].view(grid), torch.arange(grid[1]).expand(grid) <= 3)
 
 
 def test_what_it_sees_is_paid_for() -> None:
@@ -121,4 +121,4 @@ def test_what_it_sees_is_paid_for() -> None:
         {}, {"input_projections": 4}, {"input_projections": 4, "neighbours": True},
     )]  # fmt: skip
     more = [b - a for a, b in pairwise(costs)]
-    assert more == [13 * (4 * 8 + 4 * 32), 13 * (3 * 32 * 32 + 18 * 32)]
+    assert more == [13 * (4 * 8 + 4 * 32), 13 * (2 * 32 * 32 + 25 * 32)]
