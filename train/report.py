@@ -3,8 +3,7 @@
     python -m train.report out=docs/results.md 'evaluations.Unseen seeds=runs/test' 'evaluations.Unseen maps=runs/maps'
 
 Reads the evaluations' `results.jsonl` alone; an evaluation that has gone on since is brought up to date by the same
-command. The pictures go into a folder beside the page. What stands between the marks of a page that exists is replaced,
-and the text around them is kept.
+command. The pictures go into a folder beside the page; the page is kept but for its figures (`train.pages`).
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from train.evaluation.plots import check_plotting, plot_frontier
 from train.evaluation.results_file import Finished, read_finished
 from train.evaluation.summary import share_needed, summary
 from train.evaluation.tables import LEGEND, markdown, percent, table, with_interval
+from train.pages import replace_figures
 
 COMMAND = "python -m train.report"
-BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
 @dataclass
@@ -143,15 +142,6 @@ def _about(finished: Finished) -> list[str]:
     return [*about, f"left out, as not finished: {', '.join(left_out)}"] if left_out else about
 
 
-def _between_marks(path: Path, text: str) -> str:
-    """The page with the text between its marks; a new page is nothing but these."""
-    page = path.read_text() if path.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in page or END not in page:
-        raise UserError(f"{path} has no lines {BEGIN} and {END} to write the figures between")
-    head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    return f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}"
-
-
 def _main(argv: Sequence[str]) -> None:
     config = load_config(ReportConfig, argv, COMMAND)
     check_plotting()
@@ -165,7 +155,7 @@ def _main(argv: Sequence[str]) -> None:
     for title, comparison in comparisons.items():
         plot_frontier(comparison, title, pictures / f"{slug(title)}.png")
     text = report(comparisons, {title: _about(found) for title, found in finished.items()}, pictures.name)
-    out.write_text(_between_marks(out, text))
+    replace_figures(out, text, title="Results")
     print(f"written to {out}, pictures to {pictures}")
 
 

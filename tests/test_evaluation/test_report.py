@@ -7,7 +7,7 @@ from evaluation_tiny import checkpoint, config
 from squares_task import Squares
 
 from eventful.errors import UserError
-from train import report
+from train import pages, report
 from train.evaluate import evaluate
 from train.evaluation.results_file import read_finished
 
@@ -37,7 +37,7 @@ def test_it_says_what_the_evaluation_itself_says(folder: Path, tmp_path: Path):
 
 def test_what_stands_around_the_marks_is_kept(folder: Path, tmp_path: Path):
     out = tmp_path / "page.md"
-    out.write_text(f"# Ours\n\nbefore\n\n{report.BEGIN}\nyesterday\n{report.END}\n\nafter\n")
+    out.write_text(f"# Ours\n\nbefore\n\n{pages.BEGIN}\nyesterday\n{pages.END}\n\nafter\n")
     found = page(folder, out)
     assert found.startswith("# Ours\n\nbefore")
     assert found.endswith("after\n")

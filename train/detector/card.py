@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from envs.doom.labels import CLASS_NAMES
+from train.pages import replace_figures
 
 
 def write_card(path: Path, options: Mapping[str, object], scores: dict[str, dict[str, float]]) -> None:
@@ -17,12 +18,8 @@ def write_card(path: Path, options: Mapping[str, object], scores: dict[str, dict
         scores: Results of `train.detector.score.score` by split; `test` gives the figures by class.
 
     Raises:
-        ValueError: If the card lacks the marks.
+        UserError: If the card lacks the marks.
     """
-    begin, end = "<!-- figures -->", "<!-- /figures -->"
-    card = path.read_text()
-    if begin not in card or end not in card:
-        raise ValueError(f"{path} has no lines {begin} and {end} to write the figures between")
     command = " ".join(f"{key}={value}" for key, value in options.items())
     columns = ("mAP50", "later", "stale")
     lines = [f"Options: `{command}`", ""]
@@ -31,5 +28,4 @@ def write_card(path: Path, options: Mapping[str, object], scores: dict[str, dict
         lines.append(f"| {split} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |")
     lines += ["", "AP50 by class on `test`:", "", "| class | AP50 |", "|---|---|"]
     lines += [f"| {name} | {scores['test'][name]:.3f} |" for name in CLASS_NAMES if name in scores["test"]]
-    head, tail = card.split(begin)[0], card.split(end)[1]
-    path.write_text("\n".join([head + begin, "", *lines, "", end]) + tail)
+    replace_figures(path, "\n".join(lines))
