@@ -39,9 +39,6 @@ def train(folder: Path, *options: str, processes: int) -> policies.LearnedPolicy
     return policies.load(folder / "policy")
 
 
-ALONE = "neighbours=false"
-
-
 @pytest.mark.parametrize(
     "options",
     [
