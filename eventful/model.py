@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eventful.errors import StreamError
 from eventful.families.backbone import Backbone
+from eventful.families.timm_interface import TimmInterface
 from eventful.frame_plan import Plans, gates_of
 from eventful.gates import Decide, FrameRun, drive, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
@@ -51,8 +52,7 @@ def wrap(
     """Makes a vision transformer eventful.
 
     Args:
-        vit: A supported `timm` model. Its weights are shared, not copied. It is put into evaluation mode and kept
-            there: dropout would look like motion.
+        vit: A supported `timm` model, not copied; kept in evaluation mode, as dropout would look like motion.
         policy: Chooses the tokens; can be replaced between two frames.
         granularity: `gate`, three decisions in every block, or `frame`, one decision for the whole network.
         attention: `exact`, a streaming update that equals dense attention on the buffers; `paper`, the published
@@ -83,7 +83,7 @@ def wrap(
     return EventfulModel(vit, policy, options, saliency)
 
 
-class EventfulModel(nn.Module):
+class EventfulModel(TimmInterface):
     """A vision transformer with state, made by `wrap`, which says what the arguments are.
 
     What runs is what `vit` holds now. New blocks or attention make the next frame a flush; other new layers do not.

@@ -148,7 +148,8 @@ class PackedRows(Rows):
         # A buffer that masked rows have left behind may be a view of a permuted tensor.
         buffer_BN = buffer_BN.contiguous()
         flat = buffer_BN.view(-1, *buffer_BN.shape[2:])
-        flat.index_copy_(0, self.flat_P, values.reshape(-1, *buffer_BN.shape[2:]))
+        # Under autocast, layers return another type than the one the buffer began with.
+        flat.index_copy_(0, self.flat_P, values.reshape(-1, *buffer_BN.shape[2:]).to(buffer_BN.dtype))
         return buffer_BN
 
     def table(self, table_N: Tensor) -> Tensor:

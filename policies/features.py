@@ -1,4 +1,4 @@
-"""What a learned policy sees: about ten numbers per token and gate, none of them D wide.
+"""What a learned policy sees next to its projections: about ten numbers per token and gate, none of them D wide.
 
 All features are detached: gradients reach a policy through the decisions that it makes, not through what it sees.
 

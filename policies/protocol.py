@@ -116,7 +116,9 @@ class GateObservation:
     @cached_property
     def error_BN(self) -> Tensor:
         """L2 norm of e = c - u for every token (B, N), float32."""
-        return torch.linalg.vector_norm(self.input_BND - self.reference_BND, dim=-1, dtype=torch.float32)
+        change_BND = self.input_BND - self.reference_BND
+        wide = torch.promote_types(change_BND.dtype, torch.float32)
+        return torch.linalg.vector_norm(change_BND, dim=-1, dtype=wide).float()
 
     @property
     def streams(self) -> int:

@@ -53,17 +53,23 @@ def videos_in(source: str | Path) -> list[Path]:
     """The videos that a path stands for: itself (a file, a folder of images), or those in a folder of videos.
 
     Raises:
-        UserError: If the path does not exist, or is a folder with neither images nor videos.
+        UserError: If the path does not exist, or is a folder with neither images nor videos, or with both.
     """
     path = Path(source)
     if not path.exists():
         raise UserError(f"video {path} does not exist")
-    if path.is_file() or images_in(path):
+    if path.is_file():
         return [path]
-    videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-    if not videos:
+    images = images_in(path)
+    videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith("."))
+    if images and videos:
+        raise UserError(
+            f"folder {path} has {len(images)} images and {len(videos)} videos: frames of one video, or thumbnails? "
+            "Keep them in folders of their own"
+        )
+    if not images and not videos:
         raise UserError(f"folder {path} has neither images nor videos")
-    return videos
+    return videos or [path]
 
 
 def load_footage(

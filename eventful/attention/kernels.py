@@ -32,7 +32,8 @@ def partial_attention(
     Returns:
         Outputs (B, R, H, d) in the dtype of the queries, and the log-sum-exp (B, R, H) in float32.
     """
-    q, k, v = (x.transpose(1, 2) for x in (q_BRHd, k_BKHd, v_BKHd))
+    # Under autocast, the types of new and of buffered rows may differ.
+    q, k, v = (x.transpose(1, 2).to(q_BRHd.dtype) for x in (q_BRHd, k_BKHd, v_BKHd))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     out, lse = _kernel(q, k, v, bias_BHRK, scale)
     return out.transpose(1, 2), lse.transpose(1, 2)

@@ -238,7 +238,9 @@ def _device_format(source: str) -> str | None:
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
     """Sort key by which frame2 comes before frame10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
+    # Decimals alone: int() takes no superscripts, which count as digits.
+    parts = re.split(r"(\d+)", path.name)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def size_text(shape: tuple[int, ...]) -> str:

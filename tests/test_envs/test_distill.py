@@ -12,10 +12,12 @@ import timm
 import timm.data
 import torch
 from footage import write_video
+from PIL import Image
 from timm.layers import resample_abs_pos_embed
 
 from envs.backbones import load_backbone
 from envs.distill import Distillation
+from envs.footage import videos_in
 from envs.task import VideoTask
 from eventful.errors import UserError, VideoError
 from eventful.tasks import load_task
@@ -151,8 +153,14 @@ def test_folder_of_videos(tmp_path: Path) -> None:
         write_video(folder / name, 20)
     names = [clip.name for clip in task(tmp_path, video=folder).clips("test")]
     assert names == ["a.mp4:14-19", "b.mkv:14-19"]
+    # What macOS leaves on drives of other systems.
+    (folder / "._a.mp4").write_bytes(b"\0\5\x16\7")
+    assert [path.name for path in videos_in(folder)] == ["a.mp4", "b.mkv"]
     with pytest.raises(UserError, match="neither images nor videos"):
         task(tmp_path, video=tmp_path).clips("test")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "thumbnail.jpg")
+    with pytest.raises(UserError, match="has 1 images and 2 videos"):
+        task(tmp_path, video=folder).clips("test")
 
 
 def test_cached_clips_and_live_frames_give_the_same_input(tmp_path: Path, video: Path) -> None:

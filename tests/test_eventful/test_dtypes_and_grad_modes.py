@@ -87,3 +87,26 @@ def test_bfloat16_updates_do_not_drift(mode: str) -> None:
         ours, theirs = (play(one, [frame.bfloat16()])[0].float() for one in (model, dense))
         errors.append(float((ours - theirs).norm() / theirs.norm()))
     assert max(errors[-40:]) < 0.03 and max(errors[-40:]) < 2 * max(errors[:40]) + 0.005
+
+
+@each_mode
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_may_begin_and_end_in_mid_stream(mode: str, dtype: torch.dtype) -> None:
+    vit, frames = build("ViT"), clip(6)
+    expected = play(eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode]), frames)
+    for covered in (range(6), range(2, 4)):
+        model = eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode])
+        for k, frame in enumerate(frames):
+            with torch.autocast("cpu", dtype=dtype, enabled=k in covered), torch.inference_mode():
+                out = model(frame)
+            assert torch.isfinite(out).all()
+            torch.testing.assert_close(out.float(), expected[k], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("mode", ["exact", "frame", "recompute"])
+def test_double_precision(mode: str) -> None:
+    vit, frames = build("ViT").double(), [frame.double() for frame in clip(4)]
+    model = eventful.wrap(vit, policies.TopR(10**6), **STATEFUL[mode])
+    for frame in frames:
+        with torch.inference_mode():
+            torch.testing.assert_close(model(frame), vit(frame), atol=1e-6, rtol=0)

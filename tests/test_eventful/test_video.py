@@ -80,6 +80,9 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
     reader = read_frames(tmp_path, fps=5)
     assert [int(frame[0, 0, 0]) for frame in reader] == [1, 9, 10]
     assert (reader.fps, reader.count) == (5, 3)
+    # Superscripts are digits, but no decimals.
+    (tmp_path / "frame9.png").rename(tmp_path / "frame9\u00b2.png")
+    assert [int(frame[0, 0, 0]) for frame in read_frames(tmp_path)] == [1, 9, 10]
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -237,8 +237,8 @@ def table() -> str:
     lines = [
         "# Models",
         "",
-        "Made by `tests/test_families.py`, which wraps one model of each kind and compares it with timm's own output.",
-        "After a change: `UPDATE_DOCS=1 pytest tests/test_families.py -k documented`.",
+        "Made by `tests/test_families/test_families.py`: each kind of model wrapped, and held against timm's output.",
+        "After a change: `UPDATE_DOCS=1 pytest tests/test_families/test_families.py -k documented`.",
         "",
         "| Kind | Family | timm models and options | gate: exact / paper / recompute | frame |",
         "|---|---|---|---|---|",
