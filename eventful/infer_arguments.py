@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from os.path import expanduser
 from typing import NoReturn, get_args
 
 import policies
@@ -37,11 +38,14 @@ class _Parser(argparse.ArgumentParser):
 def parser(command: str) -> argparse.ArgumentParser:
     """The command's parser; bad arguments raise `UserError`."""
     p = _Parser(prog=command, description="Run a policy checkpoint on live or stored video.", allow_abbrev=False)
-    p.add_argument("video", help="video file, stream address, camera (/dev/video0), or folder of images")
+    p.add_argument(
+        "video", type=expanduser, help="video file, stream address, camera (/dev/video0), or folder of images"
+    )
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--policy",
         metavar="DIR",
+        type=expanduser,
         help="policy checkpoint: a folder, the name of an installed one (doom), or OWNER/NAME on the model hub",
     )
     which.add_argument(
@@ -49,9 +53,12 @@ def parser(command: str) -> argparse.ArgumentParser:
     )
 
     out = p.add_argument_group("output")
-    out.add_argument("--out", metavar="FILE", help="annotated video to write (.mp4, .mkv)")
+    out.add_argument("--out", metavar="FILE", type=expanduser, help="annotated video to write (.mp4, .mkv)")
     out.add_argument(
-        "--json", metavar="FILE", help="predictions and costs to write, one JSON object a frame; - for stdout"
+        "--json",
+        metavar="FILE",
+        type=expanduser,
+        help="predictions and costs to write, one JSON object a frame; - for stdout",
     )
     out.add_argument(
         "--overlay",
@@ -72,7 +79,7 @@ def parser(command: str) -> argparse.ArgumentParser:
     model = p.add_argument_group("model; by default what the checkpoint was trained with")
     model.add_argument("--task", metavar="NAME", help="task that supplies the model: doom, distill, MODULE:CLASS")
     model.add_argument("--model", metavar="NAME", help="timm name of the model (task distill)")
-    model.add_argument("--weights", metavar="FILE", help="weights of the model (task distill)")
+    model.add_argument("--weights", metavar="FILE", type=expanduser, help="weights of the model (task distill)")
     model.add_argument("--size", metavar="HxW", type=_size, help="input size of the model (task distill)")
     model.add_argument(
         "--policy-class", metavar="MODULE:CLASS", default=LEARNED, help="class of the policy, if it is your own"

@@ -17,12 +17,12 @@ sees OmegaConf, and modules take values, never configs.
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -31,8 +31,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from eventful.cli import one_line
 from eventful.errors import UserError
 from eventful.tasks import nearest
+from train.config_keys import Leaf, dataclass_of, help_text, leaves, shown, usage
 
 Config = TypeVar("Config")
+_QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 
 
 def part(config: Any, cls: type[Config]) -> Config:
@@ -46,7 +48,7 @@ def check_read(config: Any) -> None:
     Raises:
         UserError: Naming the setting, and the choices that read it.
     """
-    for leaf in _leaves(type(config)):
+    for leaf in leaves(type(config)):
         if not leaf.read_by or _value(config, leaf) == leaf.default:
             continue
         parts = [part for choice in leaf.read_by for part in choice.split(" and ")]
@@ -57,7 +59,7 @@ def check_read(config: Any) -> None:
             raise UserError(f"{leaf.path} is read by {' or '.join(leaf.read_by)} only ({state})")
 
 
-def _value(config: Any, leaf: _Leaf) -> Any:
+def _value(config: Any, leaf: Leaf) -> Any:
     """What a key is set to; its default within a group that is not given."""
     group, _, _ = leaf.path.rpartition(".")
     given = not group or attrgetter(group)(config) is not None
@@ -81,32 +83,38 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
         SystemExit: With code 0, after `--help` or `--print-config`.
     """
     if "--help" in argv or "-h" in argv:
-        print(_help(cls, command))
+        print(help_text(cls, command))
         raise SystemExit(0)
     merged: DictConfig = OmegaConf.structured(cls)
-    for sources in _sources([a for a in argv if a != "--print-config"], command):
+    texts: dict[str, str] = {}
+    for sources in _sources(cls, [a for a in argv if a != "--print-config"], command):
         given: dict[str, tuple[str, Any]] = {}
         for origin, values in sources:
             _rename(cls, values, origin, given)
             _check_keys(cls, values, origin)
-            merged = _merge(merged, values, origin)
+            values = {key: _from_home(value) if _is_text(cls, key) else value for key, value in values.items()}
+            texts = {key: text for key, text in texts.items() if key not in values}
+            texts |= {key: text for key, text in values.items() if _is_text(cls, key) and _is_special(text)}
+            merged = _merge(merged, {key: value for key, value in values.items() if key not in texts}, origin)
     config = _instantiate(merged)
+    for key, text in texts.items():
+        setattr(config, key, text)
     check_read(config)
     if "--print-config" in argv:
-        print(OmegaConf.to_yaml(merged, resolve=True), end="")
+        print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end="")
         raise SystemExit(0)
     return config
 
 
-def _sources(argv: Sequence[str], command: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+def _sources(cls: Any, argv: Sequence[str], command: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Where values come from, and the values: first those of the file, then those of the command line."""
     files = [a for a in argv if "=" not in a and not a.startswith("-")]
     if len(files) > 1:
         raise UserError(f"one config file at most, got {files[0]} and {files[1]}; overrides are written key=value")
     for option in (a for a in argv if a.startswith("-")):
-        raise UserError(f"unknown option {option} (usage: {_usage(command)})")
+        raise UserError(f"unknown option {option} (usage: {usage(command)})")
     yield [(name, _read_yaml(Path(name))) for name in files]
-    yield [(f"override {override!r}", _read_override(override)) for override in argv if "=" in override]
+    yield [(f"override {override!r}", _read_override(cls, override)) for override in argv if "=" in override]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -123,11 +131,30 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return _plain(loaded)
 
 
-def _read_override(override: str) -> dict[str, Any]:
+def _read_override(cls: Any, override: str) -> dict[str, Any]:
+    key, _, text = override.partition("=")
+    if _is_text(cls, key) and not _QUOTED.fullmatch(text):
+        return {key: None if text == "null" else text}
     try:
         return _plain(OmegaConf.from_dotlist([override]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"override {override!r} has no valid value: {_yaml_problem(error)}") from error
+
+
+def _is_text(cls: Any, key: str) -> bool:
+    """Whether a key holds a text, or nothing: then what stands behind the `=` is meant as it is, and is no YAML."""
+    hint = get_type_hints(cls).get(key)
+    return hint is str or set(get_args(hint)) == {str, type(None)}
+
+
+def _from_home(value: Any) -> Any:
+    """Shells expand `~` at the beginning of a word alone, which it is not behind `key=`."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _is_special(value: Any) -> bool:
+    """Whether OmegaConf would read something else into a text: that it is missing, or stands in another place."""
+    return isinstance(value, str) and (value == "???" or "${" in value)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -158,7 +185,7 @@ def _rename(cls: Any, values: dict[str, Any], origin: str, given: dict[str, tupl
     Raises:
         UserError: If one setting has different values under both names.
     """
-    for leaf in _leaves(cls):
+    for leaf in leaves(cls):
         if leaf.also is None:
             continue
         group, _, name = leaf.path.partition(".")
@@ -180,13 +207,13 @@ def _check_keys(cls: Any, values: Mapping[str, Any], origin: str, prefix: str = 
     names = [f.name for f in dataclasses.fields(cls)]
     for key, value in values.items():
         if key not in names:
-            close = nearest(f"{prefix}{key}", [leaf.path for leaf in _leaves(cls, prefix)])
+            close = nearest(f"{prefix}{key}", [leaf.path for leaf in leaves(cls, prefix)])
             raise UserError(f"{origin}: unknown key {prefix + key!r}{close or '; valid keys: ' + ', '.join(names)}")
-        nested = _dataclass_of(hints[key])
+        nested = dataclass_of(hints[key])
         if nested is not None and isinstance(value, Mapping):
             _check_keys(nested, value, origin, f"{prefix}{key}.")
         elif nested is not None and value is not None:
-            inner = ", ".join(leaf.path for leaf in _leaves(nested, f"{prefix}{key}."))
+            inner = ", ".join(leaf.path for leaf in leaves(nested, f"{prefix}{key}."))
             raise UserError(f"{origin}: {prefix}{key} must hold keys ({inner}), got {value!r}")
 
 
@@ -203,12 +230,12 @@ def _merge(merged: DictConfig, values: dict[str, Any], origin: str) -> DictConfi
 
 def _type_problem(merged: DictConfig, key: str, value: Any, error: Exception) -> str:
     cls = OmegaConf.get_type(merged)
-    kinds = {leaf.path: leaf.hint for leaf in _leaves(cls)} if cls is not None else {}
+    kinds = {leaf.path: leaf.hint for leaf in leaves(cls)} if cls is not None else {}
     name = re.sub(r"\[.*", "", key)
     if name in kinds:
         for part in key.split(".")[1:]:
             value = value.get(part, value) if isinstance(value, Mapping) else value
-        return f"must be {_show(kinds[name])}, got {value!r}"
+        return f"must be {shown(kinds[name])}, got {value!r}"
     return f"has a wrong value: {str(error).splitlines()[0]}"
 
 
@@ -222,69 +249,3 @@ def _instantiate(merged: DictConfig) -> Any:
     except ValueError as error:
         # Raised by a dataclass that checks its own values in __post_init__.
         raise UserError(f"config: {one_line(error)}") from error
-
-
-class _Leaf(NamedTuple):
-    """A key that can be set; `read_by` and `also` as in the module's docstring."""
-
-    path: str
-    hint: Any
-    default: Any
-    read_by: Sequence[str]
-    also: str | None
-
-
-def _leaves(cls: Any, prefix: str = "", read_by: Sequence[str] = ()) -> Iterator[_Leaf]:
-    """All keys that can be set."""
-    hints = get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        nested, readers = _dataclass_of(hints[f.name]), f.metadata.get("read_by", read_by)
-        if nested is not None:
-            yield from _leaves(nested, f"{prefix}{f.name}.", readers)
-            continue
-        default = f.default if f.default is not dataclasses.MISSING else None
-        if f.default_factory is not dataclasses.MISSING:
-            default = f.default_factory()
-        yield _Leaf(f"{prefix}{f.name}", hints[f.name], default, readers, f.metadata.get("also"))
-
-
-def _dataclass_of(hint: Any) -> Any:
-    """The dataclass in an annotation such as `Sub` or `Sub | None`."""
-    return next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), None)
-
-
-def _usage(command: str) -> str:
-    return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--help]"
-
-
-def _help(cls: Any, command: str) -> str:
-    """Usage, and all keys with their types, defaults and docs."""
-    lines = [f"usage: {_usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
-    for leaf in _leaves(cls):
-        default = "required" if leaf.default == "???" else leaf.default
-        lines.append(f"  {leaf.path}: {_show(leaf.hint)} = {default}")
-        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
-        notes += [f"Formerly {leaf.also}."] if leaf.also else []
-        doc = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
-        lines += [f"      {doc}"] if doc else []
-    return "\n".join(lines)
-
-
-def _docs(cls: Any, path: Sequence[str]) -> str:
-    """The text of a key under `Attributes:` in the docstring of its class or of one it inherits from."""
-    if len(path) > 1:
-        return _docs(_dataclass_of(get_type_hints(cls)[path[0]]), path[1:])
-    for base in cls.__mro__:
-        section = re.search(r"^Attributes:\n((?:[ ]+.*\n?|\n)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
-        found = section and re.search(rf"^ {{4}}{path[0]}: (.*(?:\n {{5,}}.*)*)", section[1], re.MULTILINE)
-        if found:
-            return " ".join(found[1].split())
-    return ""
-
-
-def _show(hint: Any) -> str:
-    """An annotation as a user would say it."""
-    if isinstance(hint, type) and not get_args(hint):
-        return hint.__name__
-    text = str(hint).replace("typing.", "")
-    return re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " | "), text)

@@ -41,9 +41,9 @@ from train.estimators.oracle import OracleWarmStart
 from train.estimators.protocol import Estimator, WindowOptions
 from train.estimators.reinforce import ReinforceEstimator
 from train.estimators.streams import StreamSource
+from train.loop.start import StartRule, best_rule
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
-from train.start import StartRule, best_rule
 from train.task_config import make_task, task_options, with_task
 from train.train_config import TrainConfig, check, objective_of, reward_of
 
@@ -172,7 +172,7 @@ class _Run:
         return policy.to(self._frames[0].device)
 
     def _start_rule(self) -> StartRule:
-        """What the untrained policy is; see `train.start`."""
+        """What the untrained policy is; see `train.loop.start`."""
         config = self._config
         exponents = config.saliency_exponents if offers(self._task, "saliency") else [0.0]
         if exponents == [0.0]:

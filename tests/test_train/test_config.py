@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from eventful import cli
 from eventful.errors import UserError
+from eventful.infer_arguments import parser as infer_parser
 from train.config import load_config
 from train.task_config import TaskConfig, make_task, task_options
 
@@ -92,9 +94,9 @@ def test_values_with_equals_signs_and_names_like_numbers() -> None:
         ("optimiser=3", "override 'optimiser=3': optimiser must hold keys (optimiser.rate, optimiser.steps), got 3"),
         ("budgets=3", "override 'budgets=3': budgets must be list[float], got 3"),
         ("estimator=gumbl", "override 'estimator=gumbl': estimator must be gumbel | reinforce, got 'gumbl'"),
-        ("out=[", "override 'out=[' has no valid value: did not find expected node content in line 2"),
+        ("budgets=[", "override 'budgets=[' has no valid value: did not find expected node content in line 2"),
         ("seed=-1", "config: seed must be at least 0, got -1"),
-        ("out=${nothing}", "out: Interpolation key 'nothing' not found"),
+        ("estimator=${nothing}", "estimator: Interpolation key 'nothing' not found"),
         ("no.yaml", "config file no.yaml does not exist"),
     ],
 )
@@ -192,3 +194,45 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes_in_task_options(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_task(load_config(TaskConfig, overrides))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clip #1.mp4",
+        "007",
+        "1e3",
+        "12:30",
+        "3.10",
+        "yes",
+        "???",
+        "[cam1] a.mp4",
+        "{a}.mp4",
+        "@a.mp4",
+        "a: b",
+        "${HOME}",
+        "a=b",
+    ],
+)
+def test_a_text_is_meant_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(Example, [f"out={text}", f"video={text}"])
+    assert (config.out, config.video) == (text, text)
+    with pytest.raises(SystemExit):
+        load_config(Example, [f"out={text}", "--print-config"])
+    assert yaml.safe_load(capsys.readouterr().out)["out"] == text
+
+
+def test_quotes_and_null_of_a_text_are_those_of_yaml() -> None:
+    assert load_config(Example, ["out='a b'", "video=null"]).video is None
+    assert load_config(Example, ["out='a b'"]).out == "a b"
+    assert load_config(Example, ["video=a", "video=null"]).video is None
+    assert load_config(Example, ["out=???", "out=b"]).out == "b", "the last one counts"
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load_config(Example, ["out=~/runs"]).out == "/home/somebody/runs"
+    (tmp_path / "a.yaml").write_text("out: ~/runs\nvideo: a~/b\n")
+    found = load_config(Example, [str(tmp_path / "a.yaml")])
+    assert (found.out, found.video) == ("/home/somebody/runs", "a~/b")
+    assert infer_parser("infer").parse_args(["~/a.mp4", "--heuristic", "all"]).video == "/home/somebody/a.mp4"

@@ -23,8 +23,8 @@ from train.estimators.protocol import WindowOptions, differentiable_meter
 from train.estimators.reinforce import ReinforceOptions
 from train.estimators.streams import StreamSource
 from train.loop import history
+from train.loop.start import StartRule, best_rule
 from train.policy import TrainConfig, train
-from train.start import StartRule, best_rule
 from train.train_config import objective_of, reward_of
 
 

@@ -1,0 +1,76 @@
+"""The keys of a dataclass of settings: what they are, and what `--help` says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+
+class Leaf(NamedTuple):
+    """A key that can be set; `read_by` and `also` as in the docstring of `train.config`."""
+
+    path: str
+    hint: Any
+    default: Any
+    read_by: Sequence[str]
+    also: str | None
+
+
+def leaves(cls: Any, prefix: str = "", read_by: Sequence[str] = ()) -> Iterator[Leaf]:
+    """All keys that can be set."""
+    hints = get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        nested, readers = dataclass_of(hints[f.name]), f.metadata.get("read_by", read_by)
+        if nested is not None:
+            yield from leaves(nested, f"{prefix}{f.name}.", readers)
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else None
+        if f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        yield Leaf(f"{prefix}{f.name}", hints[f.name], default, readers, f.metadata.get("also"))
+
+
+def dataclass_of(hint: Any) -> Any:
+    """The dataclass in an annotation such as `Sub` or `Sub | None`."""
+    return next((t for t in (hint, *get_args(hint)) if dataclasses.is_dataclass(t)), None)
+
+
+def usage(command: str) -> str:
+    """How a command is called."""
+    return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--help]"
+
+
+def help_text(cls: Any, command: str) -> str:
+    """Usage, and all keys with their types, defaults and docs."""
+    lines = [f"usage: {usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
+    for leaf in leaves(cls):
+        default = "required" if leaf.default == "???" else leaf.default
+        lines.append(f"  {leaf.path}: {shown(leaf.hint)} = {default}")
+        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
+        notes += [f"Formerly {leaf.also}."] if leaf.also else []
+        doc = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
+        lines += [f"      {doc}"] if doc else []
+    return "\n".join(lines)
+
+
+def _docs(cls: Any, path: Sequence[str]) -> str:
+    """The text of a key under `Attributes:` in the docstring of its class or of one it inherits from."""
+    if len(path) > 1:
+        return _docs(dataclass_of(get_type_hints(cls)[path[0]]), path[1:])
+    for base in cls.__mro__:
+        section = re.search(r"^Attributes:\n((?:[ ]+.*\n?|\n)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
+        found = section and re.search(rf"^ {{4}}{path[0]}: (.*(?:\n {{5,}}.*)*)", section[1], re.MULTILINE)
+        if found:
+            return " ".join(found[1].split())
+    return ""
+
+
+def shown(hint: Any) -> str:
+    """An annotation as a user would say it."""
+    if isinstance(hint, type) and not get_args(hint):
+        return hint.__name__
+    text = str(hint).replace("typing.", "")
+    return re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " | "), text)
