@@ -5,7 +5,9 @@ Shape suffixes: P prefix tokens (class, registers), N tokens, D channels.
 
 from __future__ import annotations
 
+import argparse
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,8 +23,22 @@ from torch import Tensor, nn
 from eventful.errors import UserError
 from eventful.tasks import nearest
 
-_WRAPPERS = ("state_dict", "model", "teacher")
-"""Keys under which training scripts keep the weights in a checkpoint."""
+_WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "teacher",
+)
+"""Keys under which training scripts keep the weights in a checkpoint; averaged ones first, as timm does."""
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "vit.")
+"""What wrappers put before the names: parallel training, `torch.compile`, Lightning, segmenters, `eventful.wrap`."""
+
+_NOT_FOR_INFERENCE = ("mask_token",)
+"""What official files hold for training alone, and timm's models do not have."""
 
 
 def load_backbone(
@@ -71,19 +87,34 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if Path(path).suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # Training scripts put their arguments beside the weights; a namespace does nothing when it is read.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # PyTorch's own message advises to switch the safe loading off.
         raise UserError(f"weights file {path} is no PyTorch file that holds nothing but tensors") from error
     except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights file {path} cannot be read: {reason}") from error
-    for key in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
+    while isinstance(state, Mapping) and (inner := [k for k in _WRAPPERS if isinstance(state.get(k), Mapping)]):
+        state = state[inner[0]]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights file {path} must hold a table of tensors by name")
-    return {name.removeprefix("module."): value.float() for name, value in state.items()}
+    return {name: value.float() for name, value in _without_prefix(state, path).items()}
+
+
+def _without_prefix(state: Mapping[str, Tensor], path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of the model within a wrapper, by their own names; a warning names others, which are left out."""
+    for prefix in _PREFIXES:
+        inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if inner:
+            others = [name for name in state if not name.startswith(prefix)]
+            if others:
+                warnings.warn(
+                    f"weights file {path}: the model is under {prefix!r}; not read: {_first(others)}", stacklevel=4
+                )
+            return _without_prefix(inner, path)
+    return state
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -92,10 +123,10 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     Raises:
         UserError: If names or shapes differ; the message lists the first of them.
     """
-    state = dict(state)
+    own = model.state_dict()
+    state = {name: value for name, value in state.items() if name in own or name not in _NOT_FOR_INFERENCE}
     if "pos_embed" in state and isinstance(getattr(model, "pos_embed", None), Tensor):
         state["pos_embed"] = _resampled(model, state["pos_embed"], source)
-    own = model.state_dict()
     wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     problems = {
         "missing": own.keys() - state.keys(),

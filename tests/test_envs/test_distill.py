@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,39 @@ def test_mistakes_in_ranges(tmp_path: Path, video: Path) -> None:
         task(tmp_path, video=video).clips("tset")
     with pytest.raises(UserError, match="video=PATH"):
         task(tmp_path).clips("train")
+
+
+def wrapped(state: dict[str, Any], prefix: str, **others: Any) -> dict[str, Any]:
+    return {prefix + name: value for name, value in state.items()} | others
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda sd, old: {"model_state_dict": sd, "epoch": 3},
+        lambda sd, old: {"net": sd},
+        lambda sd, old: wrapped(sd, "_orig_mod."),
+        lambda sd, old: wrapped(sd, "module._orig_mod."),
+        lambda sd, old: {"state_dict": wrapped(sd, "model.")},
+        lambda sd, old: wrapped(sd, "vit."),
+        lambda sd, old: {"state_dict": sd, "args": argparse.Namespace(lr=1.0)},
+        lambda sd, old: {**sd, "mask_token": torch.zeros(1, 64)},
+        lambda sd, old: {"state_dict": old, "state_dict_ema": sd},
+        lambda sd, old: {"model": old, "model_ema": {"module." + name: value for name, value in sd.items()}},
+    ],
+)
+def test_weights_are_found_where_training_scripts_put_them(inside: Any, tmp_path: Path) -> None:
+    state, old = (timm.create_model("test_vit", img_size=64).state_dict() for _ in range(2))
+    torch.save(inside(state, old), tmp_path / "w.pth")
+    found = load_backbone("test_vit", tmp_path / "w.pth", (64, 64)).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_what_is_left_out_of_a_weights_file_is_said(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", img_size=64).state_dict()
+    torch.save(wrapped(state, "backbone.", **{"decode_head.weight": torch.zeros(2)}), tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=r"under 'backbone\.'; not read: decode_head\.weight"):
+        load_backbone("test_vit", tmp_path / "w.pth", (64, 64))
 
 
 def test_folder_of_videos(tmp_path: Path) -> None:
