@@ -120,7 +120,7 @@ class StreamReader(FrameReader):
     def __init__(self, source: str, live: bool = False) -> None:
         self.source, self._live = source, live
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = _film(container)
             self.count = stream.frames or None
             self.fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
@@ -139,9 +139,11 @@ class StreamReader(FrameReader):
 
     def _open(self) -> Any:
         remote = "://" in self.source
+        # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
+        source = self.source if remote else str(Path(self.source).absolute())
         try:
             container = av.open(
-                self.source, format=_device_format(self.source), timeout=STREAM_TIMEOUT_S if remote else None
+                source, format=_device_format(self.source), timeout=STREAM_TIMEOUT_S if remote else None
             )
         except (FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"video {self.source} cannot be opened: {reason(error)}") from error
@@ -152,7 +154,7 @@ class StreamReader(FrameReader):
 
     def _decoded(self, container: Any) -> Iterator[Any]:
         """Decoded frames; a damaged packet, a decoding error or an early end is an error after the frames before it."""
-        stream = container.streams.video[0]
+        stream = _film(container)
         decoded = packets = 0
         end_s = 0.0
         fault: Exception | None = None
@@ -213,9 +215,14 @@ def _drain(stream: Any) -> Iterator[Any]:
         yield from stream.decode(None)
 
 
+def _film(container: Any) -> Any:
+    """The video stream that FFmpeg, too, would play: no cover picture beside a film."""
+    return container.streams.best("video")
+
+
 def _missing(container: Any, packets: int, end_s: float) -> str | None:
     """What the container promises and did not deliver, or None."""
-    stream = container.streams.video[0]
+    stream = _film(container)
     if "mp4" in container.format.name:
         # Edit lists hide frames on purpose, so the promised number means nothing; a cut shows as a damaged packet.
         return None

@@ -79,7 +79,7 @@ class VideoWriter:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            container: Any = av.open(str(self.path), "w")
+            container: Any = av.open(str(self.path.absolute()), "w")
             stream = container.add_stream(codec, rate=self._fps)
         except (FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"video {self.path} cannot be written: {reason(error)}") from error

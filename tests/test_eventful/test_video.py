@@ -196,3 +196,31 @@ def test_overlay_enlarges_small_frames_and_shows_rates() -> None:
     assert out.shape == (480, 640, 3)
     tint = [np.abs(out[y, x] - 60).sum() for y, x in ((120, 160), (120, 480), (360, 160))]
     assert tint[0] == 0 < tint[1] < tint[2]
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T10:30:12.mp4", "cam1:a.mp4", "http:a.mp4"])
+def test_colons_in_names_are_no_protocols(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(Path(name), 10) as writer:
+        for _ in range(3):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    assert (tmp_path / name).exists()
+    assert len(list(read_frames(name))) == 3
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_film_is_read_and_not_the_cover_before_it(attached: bool, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.mkv")
+    with av.open(path, "w") as container:
+        cover, film = container.add_stream("mjpeg", rate=10), container.add_stream("libx264", rate=10)
+        cover.height, cover.width, cover.pix_fmt = 32, 32, "yuvj420p"
+        film.height, film.width, film.pix_fmt = 48, 64, "yuv420p"
+        if attached:
+            cover.disposition = av.stream.Disposition.attached_pic
+        for stream, count in ((cover, 1), (film, 8)):
+            for _ in range(count):
+                blank = np.zeros((stream.height, stream.width, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(blank, format="rgb24")))
+            container.mux(stream.encode())
+    frames = list(read_frames(path))
+    assert len(frames) == 8 and frames[0].shape == (48, 64, 3)
