@@ -132,7 +132,7 @@ class StreamState:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> StreamState:
         """A new state with the function applied to every tensor."""
-        return _map(self, function)
+        return map_tensors(self, function)
 
     def clone(self) -> StreamState:
         """An independent copy, which runs on without touching this one."""
@@ -182,19 +182,11 @@ class StreamState:
         macs = [state.macs for state in aligned if state.macs is not None]
         if len(macs) == len(aligned):
             _fill([m.by_operation for m in macs], [state.streams for state in aligned])
-        return _cat(aligned)
+        return cat_tensors(aligned)
 
     def nbytes(self) -> int:
         """Bytes held by all tensors."""
-        total = 0
-
-        def count(tensor: Tensor) -> Tensor:
-            nonlocal total
-            total += tensor.numel() * tensor.element_size()
-            return tensor
-
-        self.map(count)
-        return total
+        return bytes_of(self)
 
     def _advance(self, frames: int) -> StreamState:
         """Shifts the frame counter, so that ages stay the same."""
@@ -215,7 +207,8 @@ def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:
                 table[name] = tensor.new_zeros(count, *tensor.shape[1:])
 
 
-def _map(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same tree of dataclasses, lists and tables, with a function applied to every tensor."""
     return _map_named(node, lambda tensor, _: function(tensor), "")
 
 
@@ -232,19 +225,36 @@ def _map_named(node: Any, function: Callable[[Tensor, str], Tensor], name: str) 
     return node
 
 
-def _cat(nodes: Sequence[Any]) -> Any:
+def bytes_of(node: Any) -> int:
+    """Bytes held by all tensors of a tree."""
+    sizes: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    map_tensors(node, note)
+    return sum(sizes)
+
+
+def cat_tensors(nodes: Sequence[Any]) -> Any:
+    """Trees of one shape as one, their tensors joined along the streams; of what is no tensor, the first one's.
+
+    Raises:
+        ValueError: If the trees differ in shape.
+    """
     first = nodes[0]
     if any(type(node) is not type(first) for node in nodes):
         raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
     if isinstance(first, Tensor):
         return torch.cat(list(nodes))
     if isinstance(first, list):
-        return [_cat(items) for items in zip(*nodes, strict=True)]
+        return [cat_tensors(items) for items in zip(*nodes, strict=True)]
     if isinstance(first, dict):
         if any(node.keys() != first.keys() for node in nodes):
             raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
-        return {key: _cat([node[key] for node in nodes]) for key in first}
+        return {key: cat_tensors([node[key] for node in nodes]) for key in first}
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         names = [f.name for f in dataclasses.fields(first)]
-        return type(first)(**{n: _cat([getattr(node, n) for node in nodes]) for n in names})
+        return type(first)(**{n: cat_tensors([getattr(node, n) for node in nodes]) for n in names})
     return first

@@ -114,18 +114,17 @@ class LearnedPolicy(TrainablePolicy):
 
     def residual(self, observation: GateObservation, relative_BN: Tensor, budget_B: Tensor) -> Tensor:
         """See `TrainablePolicy.residual`."""
-        features_BNF = scalar_features(observation, relative_BN, budget_B)
+        features = [scalar_features(observation, relative_BN, budget_B)]
         if self.saliency:
             if observation.saliency_BN is None:
                 raise PolicyMismatch(f"this policy looks at saliency, {NO_SALIENCY}")
-            features_BNF = torch.cat([features_BNF, saliency_features(observation)], -1)
+            features.append(saliency_features(observation))
         if self.projection is not None:
-            features_BNF = torch.cat([features_BNF, self._projected(self.projection, observation.output_BND)], -1)
+            features.append(self._projected(self.projection, observation.output_BND))
         if self.input_projection is not None:
-            projected_BNF = self._projected(self.input_projection, observation.input_BND)
-            features_BNF = torch.cat([features_BNF, projected_BNF], -1)
-        dtype = self.hidden.weight.dtype
-        hidden_BNF = self.activation(self.hidden(features_BNF.to(dtype)) + self.gate_bias.weight[observation.gate])
+            features.append(self._projected(self.input_projection, observation.input_BND))
+        features_BNF = torch.cat(features, -1).to(self.hidden.weight.dtype)
+        hidden_BNF = self.activation(self.hidden(features_BNF) + self.gate_bias.weight[observation.gate])
         if self.mixed is not None:
             around_BNF = mean_around(hidden_BNF, observation.layout, WINDOW)
             hidden_BNF = self.activation(self.mixed(torch.cat([hidden_BNF, around_BNF], -1)))

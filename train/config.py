@@ -92,7 +92,7 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
         for origin, values in sources:
             _rename(cls, values, origin, given)
             _check_keys(cls, values, origin)
-            values = {key: _from_home(value) if _is_text(cls, key) else value for key, value in values.items()}
+            values = _from_home(values)
             texts = {key: text for key, text in texts.items() if key not in values}
             texts |= {key: text for key, text in values.items() if _is_text(cls, key) and _is_special(text)}
             merged = _merge(merged, {key: value for key, value in values.items() if key not in texts}, origin)
@@ -149,6 +149,10 @@ def _is_text(cls: Any, key: str) -> bool:
 
 def _from_home(value: Any) -> Any:
     """Shells expand `~` at the beginning of a word alone, which it is not behind `key=`."""
+    if isinstance(value, dict):
+        return {key: _from_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_from_home(inner) for inner in value]
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 

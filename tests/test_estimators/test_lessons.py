@@ -10,6 +10,7 @@ from squares_task import Squares
 import eventful
 import policies
 from envs.damage import PRESETS
+from eventful.state import bytes_of, cat_tensors
 from policies import LearnedPolicy
 from train.estimators.lessons import Lesson, LessonBook
 from train.estimators.oracle import OracleOptions, OracleWarmStart
@@ -32,8 +33,8 @@ def test_several_lessons_are_scored_as_each_alone(granularity: str) -> None:
     policy = LearnedPolicy(gates, 8, granularity, input_projections=2, neighbours=True)
     torch.nn.init.normal_(policy.out.weight)
     lessons = [lesson(seed, gates, granularity) for seed in range(3)]
-    joined = Lesson.joined(lessons)
-    assert joined.benefit_GBN.shape == (gates, 6, 13)
+    joined = cat_tensors(lessons)
+    assert joined.benefit_BGN.shape == (6, gates, 13)
     for gate in range(gates):
         alone = [policy.score(each.observations[gate], each.budget_B) for each in lessons]
         torch.testing.assert_close(policy.score(joined.observations[gate], joined.budget_B), torch.cat(alone))
@@ -53,11 +54,11 @@ def test_flushes_and_frames_that_taught_nothing_do_not_count() -> None:
     benefit_GBN[:, 2] = -1.0
     kept = Lesson.of([observation(B=3)], benefit_GBN, torch.ones(3), torch.tensor([True, False, False]))
     assert kept.counts_B.tolist() == [False, True, False]
-    assert kept.benefit_GBN.min() == 0, "an update that does harm is worth nothing"
+    assert kept.benefit_BGN.min() == 0, "an update that does harm is worth nothing"
 
 
 def test_the_oldest_lessons_make_room() -> None:
-    size = lesson(0).nbytes
+    size = bytes_of(lesson(0)) // 2
     book = LessonBook(memory=3.5 * size)
     for seed in range(5):
         book.add(lesson(seed))

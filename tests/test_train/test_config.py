@@ -15,6 +15,7 @@ from eventful import cli
 from eventful.errors import UserError
 from eventful.infer_arguments import parser as infer_parser
 from train.config import load_config
+from train.evaluate_config import EvaluateConfig
 from train.task_config import TaskConfig, make_task, task_options
 
 
@@ -230,9 +231,10 @@ def test_quotes_and_null_of_a_text_are_those_of_yaml() -> None:
 
 
 def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert load_config(Example, ["out=~/runs"]).out == "/home/somebody/runs"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_config(Example, ["out=~/runs"]).out == str(tmp_path / "runs")
     (tmp_path / "a.yaml").write_text("out: ~/runs\nvideo: a~/b\n")
     found = load_config(Example, [str(tmp_path / "a.yaml")])
-    assert (found.out, found.video) == ("/home/somebody/runs", "a~/b")
-    assert infer_parser("infer").parse_args(["~/a.mp4", "--heuristic", "all"]).video == "/home/somebody/a.mp4"
+    assert (found.out, found.video) == (str(tmp_path / "runs"), "a~/b")
+    assert load_config(EvaluateConfig, ["policy=[~/a,b]"]).policy == [str(tmp_path / "a"), "b"]
+    assert infer_parser("infer").parse_args(["~/a.mp4", "--heuristic", "all"]).video == str(tmp_path / "a.mp4")

@@ -8,32 +8,30 @@ Shape suffixes: B streams, N tokens, G gates.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from eventful.state import bytes_of, map_tensors
 from policies import GateObservation
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A frame of B streams.
+    """A frame of B streams; a tree of tensors with the streams first, as states are.
 
     Attributes:
-        observations: What each of the G gates showed; a copy, as the model goes on editing its buffers.
-        benefit_GBN: Benefit of each update (`envs.benefit.update_benefits`).
+        observations: What each of the G gates showed.
+        benefit_BGN: Benefit of each update (`envs.benefit.update_benefits`); nothing for one that does harm.
         budget_B: Target share of each stream.
         counts_B: Streams that are to be learnt from: no flush, and some update is worth something.
     """
 
     observations: list[GateObservation]
-    benefit_GBN: Tensor
+    benefit_BGN: Tensor
     budget_B: Tensor
     counts_B: Tensor
 
@@ -41,30 +39,11 @@ class Lesson:
     def of(
         cls, observations: Sequence[GateObservation], benefit_GBN: Tensor, budget_B: Tensor, first_B: Tensor
     ) -> Lesson:
-        """Of a frame that the streams `first_B` begin with."""
-        benefit_GBN = benefit_GBN.clamp(min=0)
-        counts_B = ~first_B.to(benefit_GBN.device) & (benefit_GBN.sum((0, 2)) > 0)
-        return cls([_copied(observation) for observation in observations], benefit_GBN, budget_B, counts_B)
-
-    @classmethod
-    def joined(cls, lessons: Sequence[Lesson]) -> Lesson:
-        """All streams of several lessons as one."""
-        gates = zip(*(lesson.observations for lesson in lessons), strict=True)
-        return cls(
-            [_joined(of_a_gate) for of_a_gate in gates],
-            torch.cat([lesson.benefit_GBN for lesson in lessons], 1),
-            torch.cat([lesson.budget_B for lesson in lessons]),
-            torch.cat([lesson.counts_B for lesson in lessons]),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the tensors, for each stream."""
-        tensors = [self.benefit_GBN]
-        for observation in self.observations:
-            values = vars(observation).values()
-            tensors += [x for x in [*values, *observation.memory.values()] if isinstance(x, Tensor)]
-        return sum(x.numel() * x.element_size() for x in tensors) // len(self.budget_B)
+        """Of a frame that the streams `first_B` begin with; a copy, as the model goes on editing its buffers."""
+        benefit_BGN = benefit_GBN.transpose(0, 1).clamp(min=0)
+        counts_B = ~first_B.to(benefit_BGN.device) & (benefit_BGN.sum((1, 2)) > 0)
+        lesson = cls(list(observations), benefit_BGN, budget_B, counts_B)
+        return map_tensors(lesson, lambda tensor: tensor.detach().clone())
 
 
 class LessonBook:
@@ -90,7 +69,7 @@ class LessonBook:
         None for a frame that taught nothing: it counts, as another process may have learnt from it.
         """
         self._kept.append(lesson)
-        self._size = self._size if lesson is None else lesson.nbytes
+        self._size = self._size if lesson is None else bytes_of(lesson) // len(lesson.budget_B)
         while len(self._kept) * self._size > self._memory:
             self._kept.popleft()
 
@@ -98,29 +77,3 @@ class LessonBook:
         """Some of those that are kept, without repetition; all where there are no more."""
         drawn = self._random.sample(list(self._kept), min(count, len(self._kept)))
         return [lesson for lesson in drawn if lesson is not None]
-
-
-def _copied(observation: GateObservation) -> GateObservation:
-    values = {field.name: _copy(getattr(observation, field.name)) for field in dataclasses.fields(observation)}
-    return GateObservation(**values)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return {key: _copy(x) for key, x in value.items()} if isinstance(value, dict) else value
-
-
-def _joined(observations: Sequence[GateObservation]) -> GateObservation:
-    values = {
-        field.name: _join([getattr(observation, field.name) for observation in observations])
-        for field in dataclasses.fields(GateObservation)
-    }
-    return GateObservation(**values)
-
-
-def _join(values: Sequence[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(values))
-    return {key: _join([value[key] for value in values]) for key in first} if isinstance(first, dict) else first

@@ -21,6 +21,7 @@ from envs.benefit import update_benefits
 from envs.damage import Objective
 from envs.task import VideoTask
 from eventful import StreamState
+from eventful.state import cat_tensors
 from policies import GateObservation, Selection, TrainablePolicy
 from train import distributed
 from train.estimators.lessons import Lesson, LessonBook
@@ -122,7 +123,7 @@ class OracleWarmStart:
         self._book.add(new)
         local, counted = torch.zeros(()), torch.zeros(())
         if lessons:
-            local, counted = self._loss(Lesson.joined(lessons))
+            local, counted = self._loss(cat_tensors(lessons))
         count = float(distributed.mean(counted.cpu()))
         if not count:
             return None
@@ -138,7 +139,7 @@ class OracleWarmStart:
         """Sum of the streams' cross-entropies, and how many streams count."""
         scores = [self._policy.score(observation, lesson.budget_B) for observation in lesson.observations]
         score_BN = torch.stack(scores, 1).flatten(1)
-        benefit_BN = lesson.benefit_GBN.transpose(0, 1).flatten(1)
+        benefit_BN = lesson.benefit_BGN.flatten(1)
         target_BN = benefit_BN / benefit_BN.sum(1, keepdim=True).clamp(min=1e-12)
         log_p_BN = (self._log_kappa.exp() * score_BN).log_softmax(1)
         counted_B = lesson.counts_B.float()
