@@ -32,6 +32,7 @@ class FramePlan:
         dense: MACs of the dense model's blocks per frame.
         embed: MACs of the patch embedding.
         head: MACs of everything after the blocks.
+        blank_ND: Tokens of a blank frame: what the embedding adds to each place.
     """
 
     blocks: Sequence[Block]
@@ -39,6 +40,7 @@ class FramePlan:
     dense: float
     embed: float
     head: float
+    blank_ND: Tensor
 
 
 GATES_PER_BLOCK = 3
@@ -51,7 +53,7 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
     size = (frame.shape[-2], frame.shape[-1])
     grid = backbone.grid(size)
     tokens = backbone.prefix + grid[0] * grid[1]
-    embed, head = backbone.measure(frame)
+    embed, head, blank_ND = backbone.measure(frame)
     blocks = backbone.blocks(grid)
     if options.compile is not None:
         blocks = [compiled_block(block, options.compile) for block in blocks]
@@ -64,7 +66,7 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
     layout = Layout(
         tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights, dense=dense
     )
-    return FramePlan(blocks, layout, dense, embed, head)
+    return FramePlan(blocks, layout, dense, embed, head, blank_ND)
 
 
 class Plans:

@@ -101,6 +101,7 @@ class FrameRun:
             query_BNHd=None if attention is None else attention.q_BNHd,
             saliency_BN=self.state.saliency_BN,
             saliency_before_BN=self.state.saliency_before_BN,
+            motion_B2=self.state.motion_B2,
         )
         selection = yield observation
         rows = rows_of(selection, N, self.flush_B, self.masked)

@@ -19,16 +19,17 @@ from eventful.families.timm_interface import TimmInterface
 from eventful.frame_plan import Plans, gates_of
 from eventful.gates import Decide, FrameRun, drive, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
+from eventful.motion.compensate import follow_motion
 from eventful.options import AttentionMode, GatePosition, Options, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
     Saliency,
     check_frame,
+    close_frame,
     editable,
     fresh_state,
     look,
     matching_state,
-    memory_without_flushed,
 )
 from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
 
@@ -48,6 +49,7 @@ def wrap(
     scene_cut: float | None = None,
     compile: str | None = None,
     saliency: Saliency | None = None,
+    motion_compensation: bool = False,
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -70,6 +72,7 @@ def wrap(
             for none. The number of tokens is symbolic: nothing is compiled anew when it changes.
         saliency: How much the consumer of the outputs cares for each patch token, in [0, 1], for policies to see at
             the next frame: a function of what the model returns to (B, patches), or (B, 1) for the whole frame.
+        motion_compensation: Moves what is stale along with the picture as a whole. Only with granularity "frame".
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -79,7 +82,8 @@ def wrap(
         PolicyMismatch: If the policy was made for another model.
         ValueError: If an option has a value that does not exist.
     """
-    options = Options(granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
+    how = (granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
+    options = Options(*how, motion_compensation)
     return EventfulModel(vit, policy, options, saliency)
 
 
@@ -258,10 +262,9 @@ class EventfulModel(TimmInterface):
 
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         check_frame(frame)
-        plans, size = self._plans, (frame.shape[-2], frame.shape[-1])
+        plans = self._plans
         backbone = plans.backbone(self.vit)
-        if state is not None:
-            state = matching_state(frame, state, self.options.on_resize, plans.structure)
+        state = None if state is None else matching_state(frame, state, self.options.on_resize, plans.structure)
         flush = state is None or bool(state.flush_B.all())
         if flush:
             backbone = plans.backbone(self.vit, thorough=True)
@@ -270,24 +273,21 @@ class EventfulModel(TimmInterface):
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
+        if self.options.motion_compensation:
+            run.ledger.add("motion", follow_motion(state, frame, plan.layout, plan.blank_ND))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
         tokens_BND = backbone.embed(frame).contiguous()
         if self.options.granularity == "gate":
-            out_BND = yield from through_gates(run, plan.blocks, tokens_BND)
-            features_BND = backbone.finish(out_BND)
+            features_BND = backbone.finish((yield from through_gates(run, plan.blocks, tokens_BND)))
         else:
             rows, tokens = yield from through_frame(run, plan.blocks, tokens_BND)
             if not rows.empty:
                 state.features_BND = rows.put(state.features_BND, backbone.finish(tokens))
             # The buffer is edited in place by the next frame; what the caller holds must not change.
             features_BND = state.features_BND.clone()  # type: ignore[union-attr]
-        if run.flush_B is not None:
-            state.memory = memory_without_flushed(state.memory, memory, run.flush_B)
-        state.frame += 1
-        state.flush_B = none_B = torch.zeros_like(state.flush_B)
-        state.flushed_B = ~none_B if flush else none_B if run.flush_B is None else run.flush_B
+        close_frame(state, memory, flush, run.flush_B)
         state.macs = run.ledger.report()
-        return backbone.features(features_BND, size), state
+        return backbone.features(features_BND, state.size), state
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
         """Moves and casts the policy and the state together with the weights."""

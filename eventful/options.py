@@ -31,6 +31,7 @@ class Options:
     on_resize: Resize = "error"
     scene_cut: float | None = None
     compile: str | None = None
+    motion_compensation: bool = False
 
     def __post_init__(self) -> None:
         kinds = {
@@ -53,3 +54,5 @@ class Options:
             raise ValueError(f"buffer_dtype must be float32, bfloat16 or float16, got {self.buffer_dtype}")
         if self.buffer_dtype is not None and self.attention != "paper":
             raise ValueError('buffer_dtype is the type of the N x N buffers, which only attention="paper" has')
+        if self.motion_compensation and self.granularity != "frame":
+            raise ValueError('motion_compensation moves what one decision per frame leaves stale: granularity="frame"')

@@ -91,6 +91,8 @@ class StreamState:
         saliency_BN: How much the consumer cared for each token in the preceding frame's outputs, in [0, 1], float32; 1
             for prefix tokens. None where nobody says.
         saliency_before_BN: The same one frame earlier; that of the preceding frame itself if it was a flush.
+        picture_BYX: Small grey picture of the preceding frame, float32 (motion compensation only).
+        motion_B2: How far the picture moved in the preceding frame, rows and columns in tokens, float32 (likewise).
         frame: Number of frames seen.
         size: Height and width of the frames in pixels.
         structure: Number of the model's structure, which counts up when its layers are replaced.
@@ -106,6 +108,8 @@ class StreamState:
     memory: dict[str, Tensor] = field(default_factory=dict)
     saliency_BN: Tensor | None = None
     saliency_before_BN: Tensor | None = None
+    picture_BYX: Tensor | None = None
+    motion_B2: Tensor | None = None
     frame: int = 0
     structure: int = 0
 
@@ -150,7 +154,7 @@ class StreamState:
         """
 
         def move(tensor: Tensor, name: str) -> Tensor:
-            keep = not tensor.is_floating_point() or name in _KEEP_DTYPE or tensor.dtype == torch.float64
+            keep = not tensor.is_floating_point() or name in _SUMS | _SEEN or tensor.dtype == torch.float64
             return tensor.to(device=device, dtype=None if keep else dtype)
 
         return _map_named(self, move, "")
@@ -195,7 +199,8 @@ class StreamState:
         return shifted
 
 
-_KEEP_DTYPE = {"out_BNHd", "lse_BNH", "logits_BHNK", "weights_BHNK", "saliency_BN", "saliency_before_BN"}
+_SUMS = {"out_BNHd", "lse_BNH", "logits_BHNK", "weights_BHNK"}
+_SEEN = {"saliency_BN", "saliency_before_BN", "picture_BYX", "motion_B2"}
 
 
 def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:

@@ -101,13 +101,24 @@ def look(state: StreamState, outputs: Any, saliency: Saliency, layout: Layout) -
     state.saliency_BN, state.saliency_before_BN = now_BN, now_BN if before_BN is None else before_BN
 
 
-def memory_without_flushed(memory: dict[str, Tensor], before: dict[str, Tensor], flush_B: Tensor) -> dict[str, Tensor]:
-    """What a policy remembers after a frame in which it was asked about flushed streams, too, for nothing."""
-    kept = dict(memory)
-    for name in before.keys() & memory.keys():
-        flush = flush_B.reshape(-1, *[1] * (before[name].dim() - 1))
-        kept[name] = torch.where(flush, before[name], memory[name])
-    return kept
+def close_frame(state: StreamState, before: dict[str, Tensor], flush: bool, flush_B: Tensor | None) -> None:
+    """Counts a frame, and notes which streams it flushed.
+
+    Args:
+        state: State of the streams after the frame.
+        before: What the policy remembered before it.
+        flush: Whether all streams were flushed.
+        flush_B: Streams that were flushed beside others; None if there were none. What the policy made of them, when it
+            was asked for the others, is forgotten.
+    """
+    none_B = torch.zeros_like(state.flush_B)
+    if flush_B is not None:
+        for name in before.keys() & state.memory.keys():
+            flushed = flush_B.reshape(-1, *[1] * (before[name].dim() - 1))
+            state.memory[name] = torch.where(flushed, before[name], state.memory[name])
+    state.frame += 1
+    state.flush_B = none_B
+    state.flushed_B = ~none_B if flush else none_B if flush_B is None else flush_B
 
 
 def editable(state: StreamState) -> StreamState:

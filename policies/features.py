@@ -32,11 +32,17 @@ SCALARS = (
 SALIENCY = ("saliency", "saliency_max_3x3", "saliency_max_5x5", "saliency_change")
 """Names of the features of what the consumer cared for, in order: see `saliency_features`."""
 
+MOTION = ("motion", "entered")
+"""Names of the features of how the picture moves, in order: see `motion_features`."""
+
 WINDOW = 5
 """Side of the neighbourhood whose saliency weighs an error."""
 
 NO_SALIENCY = "which the model does not supply: eventful.wrap(..., saliency=task.saliency)"
 """What is wrong where a policy looks for saliency in vain."""
+
+NO_MOTION = "which the model does not look for: eventful.wrap(..., motion_compensation=True)"
+"""What is wrong where a policy looks for the picture's motion in vain."""
 
 _TINY = 1e-6
 
@@ -122,6 +128,30 @@ def saliency_features(observation: GateObservation) -> Tensor:
 
 def _log_saliency(saliency_BN: Tensor) -> Tensor:
     return ((saliency_BN.float() + 0.02).log() + 2) / 2
+
+
+@torch.no_grad()
+def motion_features(observation: GateObservation) -> Tensor:
+    """The features named in `MOTION`.
+
+    Returns:
+        (B, N, F) float32: log(1 + m) of the length m in tokens of the picture's motion since the last frame, the same
+        for all tokens, and whether what is at a token now came in over the border.
+
+    Raises:
+        PolicyMismatch: If the model does not look for motion.
+    """
+    motion_B2, layout = observation.motion_B2, observation.layout
+    if motion_B2 is None:
+        raise PolicyMismatch(f"this policy looks at how the picture moves, {NO_MOTION}")
+    entered = []
+    for axis, size in enumerate(layout.grid):
+        source = torch.arange(size, device=motion_B2.device) - motion_B2[:, axis, None]
+        entered.append((source < -0.5) | (source > size - 0.5))
+    patches_BN = (entered[0][:, :, None] | entered[1][:, None]).flatten(1).float()
+    entered_BN = F.pad(patches_BN, (layout.prefix, 0))
+    length_BN = torch.linalg.vector_norm(motion_B2, dim=1).log1p()[:, None].expand_as(entered_BN)
+    return torch.stack([length_BN, entered_BN], dim=-1)
 
 
 def mean_around(x: Tensor, layout: Layout, window: int) -> Tensor:

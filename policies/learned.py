@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from policies.features import (
+    MOTION,
     NO_SALIENCY,
     SALIENCY,
     SCALARS,
     WINDOW,
     feature_macs,
     mean_around,
+    motion_features,
     saliency_features,
     scalar_features,
 )
@@ -45,6 +47,7 @@ class LearnedPolicy(TrainablePolicy):
         input_projections: Learned projections of each token's current input (granularity "frame" only), so that it can
             know what there is to be seen now.
         neighbours: Whether a further layer sees the first one's mean over the token's 5x5 neighbourhood.
+        motion: Whether the MLP sees how the picture as a whole moves; the model must compensate for it.
         budgets: K budgets of the threshold table.
         select: `threshold` or `top`.
         budget: Target share of the dense MACs.
@@ -78,6 +81,7 @@ class LearnedPolicy(TrainablePolicy):
         max_age: int | None = None,
         input_projections: int = 0,
         neighbours: bool = False,
+        motion: bool = False,
     ) -> None:
         super().__init__(
             gates,
@@ -99,8 +103,8 @@ class LearnedPolicy(TrainablePolicy):
         projections, input_projections = (n * (granularity == "frame") for n in (projections, input_projections))
         self.projection = nn.Linear(dim, projections) if projections else None
         self.input_projection = nn.Linear(dim, input_projections) if input_projections else None
-        self.saliency = saliency
-        width = len(SCALARS) + len(SALIENCY) * saliency + projections + input_projections
+        self.saliency, self.motion = saliency, motion
+        width = len(SCALARS) + len(SALIENCY) * saliency + len(MOTION) * motion + projections + input_projections
         self.hidden = nn.Linear(width, hidden)
         self.gate_bias = nn.Embedding(gates, hidden)
         self.mixed = nn.Linear(2 * hidden, hidden) if neighbours else None
@@ -119,6 +123,8 @@ class LearnedPolicy(TrainablePolicy):
             if observation.saliency_BN is None:
                 raise PolicyMismatch(f"this policy looks at saliency, {NO_SALIENCY}")
             features.append(saliency_features(observation))
+        if self.motion:
+            features.append(motion_features(observation))
         if self.projection is not None:
             features.append(self._projected(self.projection, observation.output_BND))
         if self.input_projection is not None:

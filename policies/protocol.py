@@ -96,6 +96,8 @@ class GateObservation:
         saliency_BN: How much the consumer cared for each token in the last frame's outputs, in [0, 1]; 1 for prefix
             tokens. None where nobody says.
         saliency_before_BN: The same one frame earlier; equal to it after a flush.
+        motion_B2: How far the picture as a whole has moved since the last frame, rows and columns in tokens; what is
+            stale has been moved along. None without motion compensation.
     """
 
     layout: Layout
@@ -112,6 +114,7 @@ class GateObservation:
     query_BNHd: Tensor | None = None
     saliency_BN: Tensor | None = None
     saliency_before_BN: Tensor | None = None
+    motion_B2: Tensor | None = None
 
     @cached_property
     def error_BN(self) -> Tensor:

@@ -170,6 +170,7 @@ class _Evaluation:
                 granularity=granularity,
                 attention=attention,
                 saliency=saliency_of(self._task),
+                motion_compensation=bool(self._config.motion_compensation) and granularity == "frame",
             )
 
     def _held_out(self) -> Footage:
@@ -200,7 +201,7 @@ class _Evaluation:
     def _setting(self) -> dict[str, Any]:
         """What all runs depend on. Policies and budgets are not part of it: more of them can be added later."""
         names = ["task", "split", "attention", "dtype", "bootstrap", "bootstrap_seed", "calibration_split"]
-        names += ["calibration_streams", "calibration_frames", "granularity"]
+        names += ["calibration_streams", "calibration_frames", "granularity", "motion_compensation"]
         clips = {clip.name: len(clip) for clip in self._footage.clips}
         setting = {name: getattr(self._config, name) for name in names}
         task = {"task_options": task_options(self._config), "model weights": digest(self._task.model)}

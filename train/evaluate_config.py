@@ -40,6 +40,8 @@ class EvaluateConfig(TaskConfig):
         seeds: Seeds of the random policy.
         granularity: Decisions per `gate` or per `frame`; as in the checkpoint's training if null (`frame` without one).
         attention: Attention update with granularity `gate`; as in the checkpoint's training if null.
+        motion_compensation: Whether what is stale is moved along with the picture, for all policies with one decision
+            per frame; as in the checkpoint's training if null.
         calibration_split: Name of the split on which the heuristics are set to their budgets.
         calibration_streams: Number of clips of that split.
         calibration_frames: Number of frames of each of these clips.
@@ -69,6 +71,7 @@ class EvaluateConfig(TaskConfig):
     seeds: list[int] = field(default_factory=lambda: [0])
     granularity: Literal["gate", "frame"] | None = None
     attention: Literal["exact", "paper", "recompute"] | None = None
+    motion_compensation: bool | None = None
     calibration_split: str = "train"
     calibration_streams: int = 12
     calibration_frames: int = 32
@@ -140,6 +143,8 @@ def completed(
         raise UserError(f"granularity={config.granularity}: the checkpoint is for granularity {granularity!r}")
     changes["granularity"] = config.granularity or granularity
     changes["attention"] = config.attention or options.get("attention", "exact")
+    if config.motion_compensation is None:
+        changes["motion_compensation"] = bool(options.get("motion_compensation", False))
     return dataclasses.replace(config, **changes)
 
 

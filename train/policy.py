@@ -45,7 +45,7 @@ from train.loop.start import StartRule, best_rule
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
 from train.task_config import make_task, task_options, with_task
-from train.train_config import TrainConfig, check, objective_of, reward_of
+from train.train_config import TrainConfig, check, model_options, objective_of, reward_of
 
 
 def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
@@ -75,9 +75,8 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
         model = eventful.wrap(
             task.model,
             All(),
-            granularity=config.granularity,
-            attention=config.attention,
             saliency=saliency_of(task),
+            **model_options(config),
         )
         return _Run(config, task, model, ranks).run()
 
@@ -95,7 +94,7 @@ class _Run:
         self._config, self._task, self._model, self._ranks = config, task, model, ranks
         self._provenance = {
             "task": {"name": config.task, **task_options(config)},
-            "options": {"granularity": config.granularity, "attention": config.attention},
+            "options": model_options(config),
             "objective": _weights(objective_of(config, task)),
         }
         self._kind = policy_class(config.policy, "policy")
@@ -160,7 +159,7 @@ class _Run:
             seen = config.saliency and offers(self._task, "saliency")
             names = ("hidden", "projections", "input_projections", "neighbours")
             options = {name: getattr(config, name) for name in names}
-            options["saliency"] = seen
+            options |= {"saliency": seen, "motion": config.motion_compensation}
         if rule.saliency_exponent:
             options |= dataclasses.asdict(rule)
         options |= {} if config.max_age is None else {"max_age": config.max_age}
@@ -246,7 +245,7 @@ class _Run:
                 split=split,
                 budget=(config.budget_min, config.budget_max),
                 reward=Reward(self._rewarded, scale=1.0, weight=0.0),
-                model_options={"attention": config.attention},
+                model_options={k: v for k, v in model_options(config).items() if k != "granularity"},
                 policy=policy,
                 score_labels=self._rewarded.needs_labels,
             )

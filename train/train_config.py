@@ -27,6 +27,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         estimator: Gradient estimator, `gumbel` or `reinforce`.
         granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
+        motion_compensation: Whether what is stale is moved along with the picture as a whole, for moving cameras.
         policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
@@ -72,6 +73,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     estimator: Literal["gumbel", "reinforce"] = "gumbel"
     granularity: Literal["gate", "frame"] = "frame"
     attention: Literal["exact", "recompute"] = field(default="exact", metadata={"read_by": ("granularity=gate",)})
+    motion_compensation: bool = field(default=False, metadata={"read_by": ("granularity=frame",)})
     policy: str = LEARNED
     policy_options: dict[str, Any] = field(default_factory=dict)
     hidden: int = field(default=32, metadata={"read_by": (f"policy={LEARNED}",)})
@@ -112,6 +114,12 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     def __post_init__(self) -> None:
         BudgetOptions.__post_init__(self)
         WindowOptions.__post_init__(self)
+
+
+def model_options(config: TrainConfig) -> dict[str, Any]:
+    """How the model is run, as arguments of `eventful.wrap`; plain data, fit for a checkpoint's provenance."""
+    names = ("granularity", "attention", "motion_compensation")
+    return {name: getattr(config, name) for name in names}
 
 
 def objective_of(config: TrainConfig, task: VideoTask) -> Objective:

@@ -91,13 +91,13 @@ class Backbone(abc.ABC):
     def head(self, features: Tensor) -> Any:
         """What `forward_features` returns to what `forward` returns."""
 
-    def measure(self, frame: Tensor) -> tuple[float, float]:
-        """MACs per stream of `embed` and of everything after the blocks, counted by running them once on a frame."""
+    def measure(self, frame: Tensor) -> tuple[float, float, Tensor]:
+        """One blank frame: MACs per stream of `embed` and of everything after the blocks, and its tokens (N, D)."""
         size = (frame.shape[-2], frame.shape[-1])
         blank = torch.zeros_like(frame[:1])
         tokens, embed = count_macs(self.embed, blank)
         _, head = count_macs(lambda: self.head(self.features(self.finish(tokens), size)))
-        return embed, head
+        return embed, head, tokens[0].detach()
 
 
 def _same(a: Sequence[nn.Module | None], b: Sequence[nn.Module | None]) -> bool:

@@ -23,6 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "gate, paper": {"attention": "paper"},
     "gate, exact, previous": {"reference": "previous"},
     "frame": {"granularity": "frame"},
+    "frame, motion": {"granularity": "frame", "motion_compensation": True},
 }
 
 SOME = ("ViT", "EVA-02", "SAM image encoder", "ViTDet, pooled keys")

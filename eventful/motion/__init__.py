@@ -1,0 +1,1 @@
+"""Motion compensation: what is stale is moved along with the picture before it is read."""
