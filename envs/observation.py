@@ -50,12 +50,12 @@ def gate_features(observation: GateObservation, budget_B: Tensor) -> Tensor:
 
 
 def selection(mask_BN: Tensor, layout: Layout) -> Selection:
-    """An action as a selection: the tokens that it names, and all prefix tokens.
+    """An action as a selection: the tokens that it names, and all pinned ones.
 
     With one mask per frame a class token's input never changes, yet its output must follow the other tokens'.
     """
     chosen_BN = mask_BN.to(torch.bool, copy=True)
-    chosen_BN[:, : layout.prefix] = True
+    chosen_BN[:, : layout.pinned] = True
     return Selection(mask_BN=chosen_BN)
 
 

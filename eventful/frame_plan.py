@@ -64,7 +64,16 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
     shares = _shares(blocks, options, dense, tokens, float(gates * tokens * backbone.dim))
     weights = _gate_weights(blocks, options, tokens)
     layout = Layout(
-        tokens, backbone.prefix, grid, backbone.dim, gates, options.granularity, shares, weights, dense=dense
+        tokens,
+        backbone.prefix,
+        grid,
+        backbone.dim,
+        gates,
+        options.granularity,
+        shares,
+        weights,
+        dense,
+        ordinary_prefix=options.prefix == "ordinary",
     )
     return FramePlan(blocks, layout, dense, embed, head, blank_ND)
 

@@ -20,7 +20,7 @@ from eventful.frame_plan import Plans, gates_of
 from eventful.gates import Decide, FrameRun, drive, through_frame, through_gates
 from eventful.macs.ledger import FrameMacs
 from eventful.motion.compensate import follow_motion
-from eventful.options import AttentionMode, GatePosition, Options, Reference, Resize
+from eventful.options import AttentionMode, GatePosition, Options, Prefix, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
     Saliency,
@@ -50,6 +50,7 @@ def wrap(
     compile: str | None = None,
     saliency: Saliency | None = None,
     motion_compensation: bool = False,
+    prefix: Prefix = "pinned",
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -73,6 +74,8 @@ def wrap(
         saliency: How much the consumer of the outputs cares for each patch token, in [0, 1], for policies to see at
             the next frame: a function of what the model returns to (B, patches), or (B, 1) for the whole frame.
         motion_compensation: Moves what is stale along with the picture as a whole. Only with granularity "frame".
+        prefix: `pinned`: class and register tokens are updated wherever another token is; `ordinary`: they are
+            chosen, and counted, like any other, as in the published ViViT. Only with granularity "gate".
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -83,7 +86,7 @@ def wrap(
         ValueError: If an option has a value that does not exist.
     """
     how = (granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
-    options = Options(*how, motion_compensation)
+    options = Options(*how, motion_compensation, prefix)
     return EventfulModel(vit, policy, options, saliency)
 
 
@@ -147,12 +150,6 @@ class EventfulModel(TimmInterface):
     @state.setter
     def state(self, state: StreamState | None) -> None:
         self._state = state
-
-    def train(self, mode: bool = True) -> EventfulModel:
-        """Sets the mode of this module; the wrapped model stays in evaluation mode."""
-        super().train(mode)
-        self.vit.eval()
-        return self
 
     @property
     def macs(self) -> FrameMacs:

@@ -13,6 +13,7 @@ AttentionMode = Literal["exact", "paper", "recompute"]
 Reference = Literal["updated", "previous"]
 GatePosition = Literal["after_norm", "before_norm"]
 Resize = Literal["error", "flush"]
+Prefix = Literal["pinned", "ordinary"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
     scene_cut: float | None = None
     compile: str | None = None
     motion_compensation: bool = False
+    prefix: Prefix = "pinned"
 
     def __post_init__(self) -> None:
         kinds = {
@@ -40,6 +42,7 @@ class Options:
             "reference": Reference,
             "gate_position": GatePosition,
             "on_resize": Resize,
+            "prefix": Prefix,
         }
         for name, kind in kinds.items():
             value = getattr(self, name)
@@ -56,3 +59,8 @@ class Options:
             raise ValueError('buffer_dtype is the type of the N x N buffers, which only attention="paper" has')
         if self.motion_compensation and self.granularity != "frame":
             raise ValueError('motion_compensation moves what one decision per frame leaves stale: granularity="frame"')
+        if self.prefix == "ordinary" and self.granularity == "frame":
+            raise ValueError(
+                'prefix="ordinary" needs granularity="gate": with one decision per frame a class token looks as if it '
+                "never changed, and would never be updated"
+            )

@@ -36,12 +36,12 @@ def overdue(observation: GateObservation, max_age: int) -> Tensor:
 
 
 def with_overdue(selection: Selection, observation: GateObservation, max_age: int | None) -> Selection:
-    """A selection with the overdue tokens added; as it is for None. Prefix tokens follow where any other is updated."""
+    """A selection with the overdue tokens added; as it is for None. Pinned tokens follow where any other is updated."""
     if max_age is None:
         return selection
     layout = observation.layout
     mask_BN = selection.as_mask(layout.tokens) | overdue(observation, max_age)
-    mask_BN[:, : layout.prefix] |= mask_BN[:, layout.prefix :].any(1, keepdim=True)
+    mask_BN[:, : layout.pinned] |= mask_BN[:, layout.pinned :].any(1, keepdim=True)
     return Selection(mask_BN=mask_BN)
 
 

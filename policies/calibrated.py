@@ -114,7 +114,7 @@ class GlobalTopR(Policy):
         """See `Policy.select`."""
         layout = observation.layout
         if layout.gates == 1:
-            return Selection.top(observation.error_BN, self.r, layout.prefix)
+            return Selection.top(observation.error_BN, self.r, layout.pinned)
         memory = observation.memory
         error_BN = observation.error_BN
         mean_B = error_BN.mean(1)

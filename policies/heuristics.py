@@ -28,7 +28,7 @@ class TopR(Policy):
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
-        return Selection.top(observation.error_BN, self.r, observation.layout.prefix)
+        return Selection.top(observation.error_BN, self.r, observation.layout.pinned)
 
 
 class TopFraction(Policy):
@@ -49,7 +49,7 @@ class TopFraction(Policy):
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
         r = round(self.fraction * observation.layout.tokens)
-        return Selection.top(observation.error_BN, r, observation.layout.prefix)
+        return Selection.top(observation.error_BN, r, observation.layout.pinned)
 
 
 class Threshold(Policy):
@@ -91,7 +91,7 @@ class Random(Policy):
         layout = observation.layout
         score_BN = torch.rand(observation.streams, layout.tokens, generator=self._generator)
         r = round(self.fraction * layout.tokens)
-        return Selection.top(score_BN.to(observation.input_BND.device), r, layout.prefix)
+        return Selection.top(score_BN.to(observation.input_BND.device), r, layout.pinned)
 
 
 class Periodic(Policy):

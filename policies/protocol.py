@@ -38,6 +38,8 @@ class Layout:
             for M = 0..N, without what the policy itself costs; non-decreasing, length N + 1.
         gate_weights: How an update's cost is spread over the gates: G shares that sum to 1; empty for evenly.
         dense: MACs of the dense model per frame and stream; infinite if they are not known.
+        ordinary_prefix: Whether class and register tokens are chosen like any other token; if not, they are updated
+            wherever another one is.
     """
 
     tokens: int
@@ -49,6 +51,12 @@ class Layout:
     shares: tuple[float, ...]
     gate_weights: tuple[float, ...] = ()
     dense: float = math.inf
+    ordinary_prefix: bool = False
+
+    @property
+    def pinned(self) -> int:
+        """How many leading tokens are updated wherever any other is: the prefix, unless it is ordinary."""
+        return 0 if self.ordinary_prefix else self.prefix
 
     @cached_property
     def _shares_N(self) -> Tensor:
@@ -147,7 +155,7 @@ class Selection:
 
     @classmethod
     def top(cls, score_BN: Tensor, r: int, prefix: int = 0) -> Selection:
-        """The r tokens with the highest scores in each stream; prefix tokens come first and count."""
+        """The r tokens with the highest scores in each stream; the first `prefix` ones come first and count."""
         r = max(min(r, score_BN.shape[1]), 0)
         if prefix and r:
             r = max(r, prefix)
@@ -169,17 +177,18 @@ class Selection:
 
     @classmethod
     def where(cls, mask_BN: Tensor, observation: GateObservation) -> Selection:
-        """A bool mask, with the prefix tokens added.
+        """A bool mask, with the pinned tokens added.
 
-        Prefix tokens are always brought up to date: they are selected where any other token is, or where they have
-        changed themselves. (A class token enters the first block unchanged, but its output depends on all others.)
-        Where nothing at all has changed they are left out, so that a static scene costs nothing but its gates.
+        Pinned tokens, the prefix unless it is ordinary, are always brought up to date: they are selected where any
+        other token is, or where they have changed themselves. (A class token enters the first block unchanged, but its
+        output depends on all others.) Where nothing at all has changed they are left out, so that a static scene costs
+        nothing but its gates.
         """
-        prefix = observation.layout.prefix
-        if prefix:
-            changed_BP = observation.error_BN[:, :prefix] > 0
-            others_B1 = mask_BN[:, prefix:].any(1, keepdim=True)
-            mask_BN = torch.cat([changed_BP | others_B1, mask_BN[:, prefix:]], dim=1)
+        pinned = observation.layout.pinned
+        if pinned:
+            changed_BP = observation.error_BN[:, :pinned] > 0
+            others_B1 = mask_BN[:, pinned:].any(1, keepdim=True)
+            mask_BN = torch.cat([changed_BP | others_B1, mask_BN[:, pinned:]], dim=1)
         return cls(mask_BN=mask_BN)
 
     @classmethod

@@ -73,7 +73,7 @@ class SaliencyTopR(Policy):
 
     def choose(self, observation: GateObservation, score_BN: Tensor) -> Selection:
         """The r highest scores."""
-        return Selection.top(score_BN, self.r, observation.layout.prefix)
+        return Selection.top(score_BN, self.r, observation.layout.pinned)
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""

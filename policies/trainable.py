@@ -198,8 +198,8 @@ class TrainablePolicy(
         """As many tokens as the budget pays for, next to the policy itself."""
         left_B = budget_B - self.share(layout)
         if isinstance(self.budget, Tensor) and self.budget.numel() > 1:
-            return Selection.top_counts(score_BN, layout.counts(left_B), layout.prefix)
-        return Selection.top(score_BN, layout.count(float(left_B[0])), layout.prefix)
+            return Selection.top_counts(score_BN, layout.counts(left_B), layout.pinned)
+        return Selection.top(score_BN, layout.count(float(left_B[0])), layout.pinned)
 
     def _offset(self, observation: GateObservation, budget_B: Tensor) -> Tensor:
         """Integral control of the threshold by the realised share (B,)."""

@@ -209,12 +209,12 @@ class _TopRWatch(Policy):
         self._cuts: list[list[Tensor]] = [[] for _ in range(gates)]
 
     def select(self, observation: GateObservation) -> Selection:
-        prefix = observation.layout.prefix
-        score_BN = self._rule(observation)
-        rank = min(max(self._r - prefix, 1), score_BN.shape[1] - prefix)
-        self._cuts[observation.gate].append(score_BN[:, prefix:].topk(rank, dim=1).values[:, -1].mean())
-        self._moments.add(observation.gate, log_error(observation)[:, prefix:])
-        return Selection.top(score_BN, self._r, prefix)
+        layout, score_BN = observation.layout, self._rule(observation)
+        pinned = layout.pinned
+        rank = min(max(self._r - pinned, 1), score_BN.shape[1] - pinned)
+        self._cuts[observation.gate].append(score_BN[:, pinned:].topk(rank, dim=1).values[:, -1].mean())
+        self._moments.add(observation.gate, log_error(observation)[:, layout.prefix :])
+        return Selection.top(score_BN, self._r, pinned)
 
     def log_threshold_G(self) -> Tensor:
         return torch.stack([torch.stack(cuts).mean() for cuts in self._cuts])

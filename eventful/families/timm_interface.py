@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from torch import nn
 
@@ -32,6 +32,12 @@ class TimmInterface(nn.Module):
         if name in ANSWERED_BY_THE_MODEL:
             return getattr(self.vit, name)
         return super().__getattr__(name)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of this module; the wrapped model stays in evaluation mode."""
+        super().train(mode)
+        self.vit.eval()
+        return self
 
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not offered.

@@ -166,7 +166,7 @@ class GumbelEstimator:
             for logit_N, generator in zip(logit_BN, noise, strict=True)
         ]
         mask_BN = torch.stack(rows)
-        prefix = observation.layout.prefix
-        if prefix:
-            mask_BN = torch.cat([torch.ones_like(mask_BN[:, :prefix]), mask_BN[:, prefix:]], 1)
+        pinned = observation.layout.pinned
+        if pinned:
+            mask_BN = torch.cat([torch.ones_like(mask_BN[:, :pinned]), mask_BN[:, pinned:]], 1)
         return Selection(mask_BN=mask_BN)

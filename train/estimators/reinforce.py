@@ -172,11 +172,11 @@ class ReinforceEstimator:
             mask_RN = self._draw(probability_RN.detach(), observation.layout)
             rollouts.log_p_RN.append(log_probability(probability_RN, mask_RN))
             each = observation.layout.marginal_share(observation.gate)
-            prefix = observation.layout.prefix
-            # Prefix tokens are updated whatever their probability.
-            paid_RN = torch.cat([torch.ones_like(probability_RN[:, :prefix]), probability_RN[:, prefix:]], 1)
+            pinned = observation.layout.pinned
+            # Pinned tokens are updated whatever their probability.
+            paid_RN = torch.cat([torch.ones_like(probability_RN[:, :pinned]), probability_RN[:, pinned:]], 1)
             rollouts.expected_RN.append(paid_RN * each / budget_R[:, None])
-            rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, prefix:].mean())
+            rollouts.entropy.append(bernoulli_entropy(probability_RN)[:, pinned:].mean())
             scores = engine.step(mask_RN)
         rollouts.scores.append([scores[b] for b in range(engine.streams)])
         record.frame(engine.groups[0].state)
@@ -184,7 +184,7 @@ class ReinforceEstimator:
     def _draw(self, probability_RN: Tensor, layout: Layout) -> Tensor:
         rows = [sample_mask(p_N, noise) for p_N, noise in zip(probability_RN, self._noise, strict=True)]
         mask_RN = torch.stack(rows)
-        mask_RN[:, : layout.prefix] = True
+        mask_RN[:, : layout.pinned] = True
         return mask_RN
 
     def _backward(self, rollouts: _Rollouts) -> dict[str, float]:
@@ -198,7 +198,7 @@ class ReinforceEstimator:
         def surrogate(to_come_TGRN: Tensor) -> Tensor:
             """Its gradient is that of the mean over frames and rollouts of what is to come."""
             advantage_TGRN = leave_one_out(to_come_TGRN, options.rollouts, dim=-2)
-            return (advantage_TGRN * log_p_TGRN)[..., engine.layout.prefix :].sum((1, 3)).mean()
+            return (advantage_TGRN * log_p_TGRN)[..., engine.layout.pinned :].sum((1, 3)).mean()
 
         damage_TRN = returns(self._damage(rollouts).to(device), options.discount)
         come_TGRN = costs_to_come(expected_TGRN.detach(), options.discount)

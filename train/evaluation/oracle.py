@@ -51,4 +51,4 @@ class Oracle(Policy):
         """
         if self._benefit_GBN is None:
             raise RuntimeError("the oracle has to foresee() a frame before the model runs on it")
-        return Selection.top(self._benefit_GBN[observation.gate], self.r, observation.layout.prefix)
+        return Selection.top(self._benefit_GBN[observation.gate], self.r, observation.layout.pinned)
