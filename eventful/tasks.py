@@ -72,7 +72,7 @@ def load_task(name: str, **options: Any) -> Any:
         OSError: If a file that it needs is missing.
     """
     factory = _factory(name)
-    _check_options(name, factory, options)
+    check_options(f"task {name}", factory, options)
     with user_input(f"task {name}"):
         task = factory(**options)
     lacking = [part for part in PARTS if not hasattr(task, part)]
@@ -122,7 +122,17 @@ def _give(name: str) -> str:
     return f"give task={name} (eventful-infer: --task {name}), or in Python the task itself"
 
 
-def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> None:
+def check_options(what: str, factory: Any, options: Mapping[str, Any]) -> None:
+    """Looks at options before something is built with them.
+
+    Args:
+        what: What is built, such as `task doom`, with which messages begin.
+        factory: Class or function that takes the options.
+        options: Plain data, by name.
+
+    Raises:
+        UserError: If there is no such option, its value is of another type, or one is missing.
+    """
     parameters = inspect.signature(factory).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -135,12 +145,12 @@ def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> None:
     takes = ", ".join(parameters) or "no options"
     for option, value in options.items():
         if option not in parameters:
-            raise UserError(f"task {name} has no option {option!r}{nearest(option, parameters)} (it takes: {takes})")
+            raise UserError(f"{what} has no option {option!r}{nearest(option, parameters)} (it takes: {takes})")
         if option in hints and not _admits(hints[option], value):
-            raise UserError(f"task {name}: option {option} cannot be {value!r} ({_show(hints[option])} is needed)")
+            raise UserError(f"{what}: option {option} cannot be {value!r} ({_show(hints[option])} is needed)")
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:
-        raise UserError(f"task {name} needs {', '.join(missing)}")
+        raise UserError(f"{what} needs {', '.join(missing)}")
 
 
 def _admits(hint: Any, value: Any) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,16 @@ from envs.vivit.model import TUBELET, tubelets
 
 MEAN, STD = 0.45, 0.225
 """Of all channels, for pixels in [0, 1]."""
+
+
+class Frames(Protocol):
+    """The frames of a video, in memory or read when they are asked for; a tensor (T, 3, H, W) is one of its kind."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def __getitem__(self, index_T: Tensor) -> Tensor:
+        """The frames with these indices, int64, as uint8 RGB (T, 3, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -105,25 +116,29 @@ def cropped(frames_TCHW: Tensor, plan: ViewPlan) -> Tensor:
     return torch.stack([frames_TCHW[..., y : y + size, x : x + size] for y, x in corners])
 
 
-def views(video_TCHW: Tensor, plan: ViewPlan) -> Tensor:
-    """All views of a video at once (V, T, 3, size, size), float32: all starts of the first crop, then of the next.
+def views(video: Frames, plan: ViewPlan) -> Tensor:
+    """All views of a video at once (V, T, 3, size, size), float32: all starts of the first crop, then of the next."""
+    return _frames_of_views(video, frame_indices(len(video), plan), plan, None)
+
+
+def view_steps(video: Frames, plan: ViewPlan, device: torch.device | None = None) -> Iterator[Tensor]:
+    """The steps of all views of a video, for `envs.vivit.encode`, made one by one.
 
     Args:
-        video_TCHW: RGB frames, uint8.
+        video: The video.
         plan: Plan of the views.
+        device: Where frames are resized and views are wanted; where the frames are if None.
+
+    Yields:
+        Tubelets (V, 6, size, size), float32.
     """
-    return _frames_of_views(video_TCHW, frame_indices(len(video_TCHW), plan), plan)
+    for index in frame_indices(len(video), plan).split(TUBELET, 1):
+        yield from tubelets(_frames_of_views(video, index, plan, device))
 
 
-def view_steps(video_TCHW: Tensor, plan: ViewPlan) -> Iterator[Tensor]:
-    """The steps of all views of a video, for `envs.vivit.encode`: tubelets (V, 6, size, size), made one by one."""
-    for index in frame_indices(len(video_TCHW), plan).split(TUBELET, 1):
-        yield from tubelets(_frames_of_views(video_TCHW, index, plan))
-
-
-def _frames_of_views(video_TCHW: Tensor, index: Tensor, plan: ViewPlan) -> Tensor:
+def _frames_of_views(video: Frames, index: Tensor, plan: ViewPlan, device: torch.device | None) -> Tensor:
     """The frames with these indices (starts, t) in all crops (V, t, 3, size, size)."""
-    frames_TCHW = scaled(video_TCHW[index.flatten().to(video_TCHW.device)], plan.size)
+    frames_TCHW = scaled(video[index.flatten()].to(device), plan.size)
     return cropped(frames_TCHW, plan).unflatten(1, index.shape).flatten(0, 1)
 
 

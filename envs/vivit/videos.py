@@ -1,0 +1,159 @@
+"""Sets of videos with classes: the contract between whoever reads a data set and whoever shows it to a ViViT.
+
+A set of your own is a class, `MODULE:CLASS`, with what `VideoSet` has.
+
+Shape suffixes: T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from envs.vivit.views import Frames, ViewPlan
+from eventful import cli
+from eventful.errors import UserError
+from eventful.tasks import check_options, nearest
+from eventful.user_code import is_user_code, load_user_code
+from eventful.video.reader import read_frames
+
+
+@runtime_checkable
+class LabelledVideo(Protocol):
+    """One video, or one clip of it, of one class.
+
+    Attributes:
+        name: Its name, for messages.
+        key: Changes with anything that changes its frames: what is computed from them is kept by it.
+        label: Number of its class, from 0.
+    """
+
+    name: str
+    key: str
+    label: int
+
+    def frames(self) -> Frames:
+        """The frames that views are cut from.
+
+        Raises:
+            VideoError: If they cannot be read.
+        """
+
+
+@runtime_checkable
+class VideoSet(Protocol):
+    """A data set.
+
+    Attributes:
+        plan: The views of its videos.
+    """
+
+    plan: ViewPlan
+
+    def videos(self, split: str) -> Sequence[LabelledVideo]:
+        """The videos of a split.
+
+        Raises:
+            ValueError: If there is no such split; the message names those there are.
+        """
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A `LabelledVideo` that is a video file, or a folder of images."""
+
+    path: Path
+    label: int
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def key(self) -> str:
+        """Path, size and time of the last change."""
+        facts = self.path.stat()
+        return json.dumps([str(self.path.resolve()), facts.st_size, facts.st_mtime_ns])
+
+    def frames(self) -> Frames:
+        """All frames, in memory: T * H * W * 3 bytes."""
+        return torch.from_numpy(np.stack(list(read_frames(self.path)))).movedim(-1, 1)
+
+
+class ListedVideos:
+    """A `VideoSet` in a table: a CSV file with the columns `video`, `label` and `split`.
+
+    Args:
+        table: The CSV file; paths in it may be relative to its folder.
+        size: Side of the views in pixels.
+        stride: Frames of a video from one frame of a view to the next.
+        frames: Frames of a view.
+        starts: Number of times at which views start.
+        crops: Number of places at which frames are cropped.
+
+    Raises:
+        UserError: If the file is no such table.
+        OSError: If it cannot be read.
+        ValueError: If there are no such views.
+    """
+
+    def __init__(
+        self, table: str, size: int = 224, stride: int = 2, frames: int = 32, starts: int = 4, crops: int = 3
+    ) -> None:
+        self.plan = ViewPlan(size, stride, frames, starts, crops)
+        self._table = table
+        with open(table, newline="") as file:
+            rows = csv.DictReader(file)
+            missing = {"video", "label", "split"} - set(rows.fieldnames or ())
+            if missing:
+                raise UserError(f"table {table} has no column {', '.join(sorted(missing))}")
+            self._rows = list(rows)
+        for number, row in enumerate(self._rows, 2):
+            if not (row["label"] or "").isdecimal():
+                raise UserError(
+                    f"table {table}, line {number}: label must be the number of a class, got {row['label']}"
+                )
+
+    def videos(self, split: str) -> Sequence[VideoFile]:
+        """See `VideoSet.videos`."""
+        folder = Path(self._table).parent
+        found = [VideoFile(folder / row["video"], int(row["label"])) for row in self._rows if row["split"] == split]
+        if not found:
+            known = ", ".join(sorted({row["split"] for row in self._rows}))
+            raise ValueError(f"table {self._table} has no split {split!r} (it has: {known})")
+        return found
+
+
+VIDEO_SETS: dict[str, Any] = {"listed": ListedVideos}
+"""Sets that come with the package, by name."""
+
+
+def load_video_set(name: str, **options: Any) -> VideoSet:
+    """Builds a set of videos.
+
+    Args:
+        name: One of `VIDEO_SETS`, or `MODULE:CLASS`, which is imported.
+        **options: Options of the set, plain data.
+
+    Raises:
+        UserError: If there is no such set, or it refuses an option.
+        OSError: If a file that it needs is missing.
+    """
+    if not is_user_code(name) and name not in VIDEO_SETS:
+        known = ", ".join(VIDEO_SETS)
+        raise UserError(f"data: there is no {name!r}{nearest(name, VIDEO_SETS)} (there are: {known}, or MODULE:CLASS)")
+    factory = load_user_code(name, "data", "class") if is_user_code(name) else VIDEO_SETS[name]
+    check_options(f"data {name}", factory, options)
+    with cli.user_input(f"data {name}"):
+        made = factory(**options)
+    if not isinstance(made, VideoSet):
+        raise UserError(f"data {name} is no set of videos: it lacks plan or videos (see envs.vivit.videos.VideoSet)")
+    return made

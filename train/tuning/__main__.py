@@ -1,0 +1,5 @@
+"""`python -m train.tuning`."""
+
+from train.tuning.tune import main
+
+main()
