@@ -22,7 +22,7 @@ from eventful.errors import UserError
 _EMBEDDING = "spatial.patch_embed.proj.weight"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Names:
     """How the tensors of a ViViT are called somewhere else.
 
