@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,6 +104,18 @@ EPIC = dataclasses.replace(
     parts={**KINETICS.parts, "temporal.classifier.": "head.linear1."},
     dropped=("head.linear2.",),
 )
+
+
+def tensors_in(checkpoint: Any, source: str) -> Mapping[str, Tensor]:
+    """The tensors of a file that has been read: of the model alone where there is more, as in TAdaConv's checkpoints.
+
+    Raises:
+        UserError: If there is no table of tensors.
+    """
+    state = checkpoint.get("model_state", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights file {source} must hold a table of tensors by name, alone or as `model_state`")
+    return state
 
 
 def takes(state: Mapping[str, Tensor]) -> bool:

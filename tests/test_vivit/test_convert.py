@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.convert.vivit import AUTHORS, EPIC, KINETICS, Names, from_vivit, names_in, takes, to_vivit
+from envs.convert.vivit import AUTHORS, EPIC, KINETICS, Names, from_vivit, names_in, takes, tensors_in, to_vivit
 from envs.vivit import ViViT
 from envs.vivit.weights import ViViTSizes
 from eventful.errors import UserError
@@ -82,6 +82,15 @@ def test_views_and_classes_are_told_by_the_tensors(names: Names, size: int, clas
 def _flat(sizes: ViViTSizes, names: Names) -> dict[str, Tensor]:
     """Tensors of these shapes that take no memory."""
     return {name: torch.zeros(1).expand(tensor.shape) for name, tensor in from_vivit(sizes.empty(), names).items()}
+
+
+def test_checkpoints_hold_more_than_the_model(small_vivit: ViViT) -> None:
+    state = from_vivit(small_vivit, KINETICS)
+    checkpoint = {"epoch": 29, "model_state": state, "optimizer_state": {"state": {}}, "cfg": "{}"}
+    assert tensors_in(checkpoint, "a.pyth") is state and tensors_in(state, "a.pth") is state
+    for other in ({"epoch": 29, "cfg": "{}"}, {"model_state": None}, [state]):
+        with pytest.raises(UserError, match=r"a\.pyth must hold a table of tensors"):
+            tensors_in(other, "a.pyth")
 
 
 def test_every_tensor_that_does_not_fit_is_named(small_vivit: ViViT) -> None:
