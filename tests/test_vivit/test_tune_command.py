@@ -203,6 +203,7 @@ def test_learned_policies_select(config: TuneConfig, tmp_path: Path, granularity
 REFUSED = {
     "both": (dict(policy="p"), "heuristic=top-r:5 and policy=p: one of them"),
     "heuristic": (dict(heuristic="top-x:5"), "heuristic=top-x:5: there is no heuristic"),
+    "random": (dict(heuristic="random:0.3"), "heuristic=random:0.3: what a random rule selects depends on"),
     "policy": (dict(heuristic=None, policy="/nowhere", prefix="pinned"), "policy=/nowhere: no policy checkpoint"),
     "unread": (dict(heuristic=None), "attention=paper is read with heuristic or policy only"),
     "budget": (dict(budget=0.1), "budget=0.1 is read with policy=FOLDER only"),

@@ -180,9 +180,15 @@ def _policy(config: TuneConfig) -> Policy | None:
     """The policy that is asked for, None for the dense model."""
     if config.heuristic is not None:
         try:
-            return heuristic(config.heuristic)
+            rule = heuristic(config.heuristic)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"heuristic={config.heuristic}: {error}") from error
+        if isinstance(rule, policies.Random):
+            raise UserError(
+                f"heuristic={config.heuristic}: what a random rule selects depends on the videos before, so features "
+                "that are kept would not be those of another run"
+            )
+        return rule
     if config.policy is None:
         return None
     with cli.user_input(f"policy={config.policy}"):
