@@ -1,1 +1,1 @@
-"""Weights that others have published, by the names of this package's models."""
+"""Published checkpoints as weights files of this package: `python -m envs.convert FILE --to OUT.safetensors`."""

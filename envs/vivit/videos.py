@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from envs.vivit.views import Frames, ViewPlan
+from envs.vivit.views import Frames
 from eventful import cli
 from eventful.errors import UserError
 from eventful.tasks import check_options, nearest
@@ -49,13 +49,7 @@ class LabelledVideo(Protocol):
 
 @runtime_checkable
 class VideoSet(Protocol):
-    """A data set.
-
-    Attributes:
-        plan: The views of its videos.
-    """
-
-    plan: ViewPlan
+    """A data set."""
 
     def videos(self, split: str) -> Sequence[LabelledVideo]:
         """The videos of a split.
@@ -93,22 +87,13 @@ class ListedVideos:
 
     Args:
         table: The CSV file; paths in it may be relative to its folder.
-        size: Side of the views in pixels.
-        stride: Frames of a video from one frame of a view to the next.
-        frames: Frames of a view.
-        starts: Number of times at which views start.
-        crops: Number of places at which frames are cropped.
 
     Raises:
         UserError: If the file is no such table.
         OSError: If it cannot be read.
-        ValueError: If there are no such views.
     """
 
-    def __init__(
-        self, table: str, size: int = 224, stride: int = 2, frames: int = 32, starts: int = 4, crops: int = 3
-    ) -> None:
-        self.plan = ViewPlan(size, stride, frames, starts, crops)
+    def __init__(self, table: str) -> None:
         self._table = table
         with open(table, newline="") as file:
             rows = csv.DictReader(file)
@@ -155,5 +140,5 @@ def load_video_set(name: str, **options: Any) -> VideoSet:
     with cli.user_input(f"data {name}"):
         made = factory(**options)
     if not isinstance(made, VideoSet):
-        raise UserError(f"data {name} is no set of videos: it lacks plan or videos (see envs.vivit.videos.VideoSet)")
+        raise UserError(f"data {name} is no set of videos: it lacks videos (see envs.vivit.videos.VideoSet)")
     return made

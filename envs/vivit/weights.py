@@ -1,21 +1,29 @@
-"""A ViViT on disk: one safetensors file, with the sizes that make the model among its metadata."""
+"""A ViViT on disk: one safetensors file. Its tensors tell all sizes but one; the number of heads is beside them.
+
+Where nothing is said of heads, as in what `python -m envs.convert` makes of published checkpoints, they have 64
+channels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from envs.vivit.model import ViViT
+from envs.vivit.model import PATCH, TUBELET, ViViT
 from eventful.errors import UserError
 
-_METADATA = "vivit"
+HEAD = 64
+"""Channels of a head, unless the file says how many heads there are."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,9 @@ class ViViTSizes:
     depth: int = 12
     temporal_depth: int = 4
 
-    def empty(self) -> ViViT:
-        """The model without memory for its weights, in evaluation mode."""
-        with torch.device("meta"):
+    def on(self, device: torch.device) -> ViViT:
+        """A model of these sizes, in evaluation mode; without memory for its weights on the device `meta`."""
+        with torch.device(device):
             return ViViT(**dataclasses.asdict(self)).eval()
 
 
@@ -50,39 +58,46 @@ def save_vivit(vivit: ViViT, path: str | Path) -> None:
     """Writes the weights, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = ViViTSizes(
-        vivit.size,
-        vivit.temporal.classifier.out_features,
-        vivit.frames,
-        vivit.spatial.embed_dim,
-        vivit.heads,
-        len(vivit.spatial.blocks),
-        len(vivit.temporal.blocks),
-    )
     state = {name: tensor.contiguous() for name, tensor in vivit.state_dict().items()}
     partial = path.with_name(path.name + ".tmp")
-    safetensors.torch.save_file(state, partial, {_METADATA: json.dumps(dataclasses.asdict(sizes))})
+    safetensors.torch.save_file(state, partial, {"heads": str(vivit.heads)})
     os.replace(partial, path)
 
 
 def load_vivit(path: str | Path) -> ViViT:
-    """Reads what `save_vivit` wrote; in evaluation mode.
+    """Reads what `save_vivit` or `python -m envs.convert` wrote; in evaluation mode.
 
     Raises:
-        UserError: If the file is no such file, or damaged.
+        UserError: If the file holds no ViViT, or is damaged.
         OSError: If it cannot be read.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights file {path} does not exist")
     try:
         with safe_open(path, "pt") as file:
-            sizes = (file.metadata() or {}).get(_METADATA)
-        if sizes is None:
-            raise UserError(f"weights file {path} says nothing of a ViViT: `python -m envs.convert` makes such files")
-        vivit = ViViTSizes(**json.loads(sizes)).empty()
-        vivit.load_state_dict(safetensors.torch.load_file(path), assign=True)
-    except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"weights file {path} cannot be read: {str(error).splitlines()[0]}") from error
+            heads = (file.metadata() or {}).get("heads")
+        state = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"weights file {path} is no safetensors file: {error}") from error
+    try:
+        vivit = _sizes(state, heads).on(torch.device("meta"))
+        vivit.load_state_dict(state, assign=True)
+    except (KeyError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise UserError(
+            f"weights file {path} holds no ViViT (`python -m envs.convert` makes such files of published ones): "
+            f"{' '.join(str(error).split())}"
+        ) from error
     return vivit
+
+
+def _sizes(state: Mapping[str, Tensor], heads: str | None) -> ViViTSizes:
+    positions, times, classifier = (
+        state[name] for name in ("spatial.pos_embed", "temporal.pos_embed", "temporal.classifier.weight")
+    )
+    classes, dim = classifier.shape
+    depths = [
+        sum(bool(re.fullmatch(rf"{part}\.blocks\.\d+\.norm1\.weight", name)) for name in state)
+        for part in ("spatial", "temporal")
+    ]
+    size, frames = math.isqrt(positions.shape[1] - 1) * PATCH, (times.shape[1] - 1) * TUBELET
+    return ViViTSizes(size, classes, frames, dim, int(heads or dim // HEAD), *depths)

@@ -1,12 +1,9 @@
 import pytest
 import torch
-from golden import golden_weight
+from golden_vivit import SMALL, authors_shapes, golden_weight, small_layout
 
-from envs.convert.vivit import AUTHORS, from_vivit, to_vivit
+from envs.convert.names import convert
 from envs.vivit import ViViT
-from envs.vivit.weights import ViViTSizes
-
-SMALL = ViViTSizes(64, 97, frames=8, dim=48, heads=3, depth=3, temporal_depth=2)
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +14,7 @@ def one_thread() -> None:
 @pytest.fixture
 def small_vivit() -> ViViT:
     """The model of the golden figures."""
-    shapes = from_vivit(SMALL.empty(), AUTHORS)
-    state = {name: golden_weight(name, tensor.shape) for name, tensor in shapes.items()}
-    return to_vivit(state, "golden", SMALL)
+    arrays = {name: golden_weight(name, torch.Size(shape)) for name, shape in authors_shapes(SMALL).items()}
+    vivit = SMALL.on(torch.device("cpu"))
+    vivit.load_state_dict(convert(arrays, [small_layout()], "golden").state)
+    return vivit

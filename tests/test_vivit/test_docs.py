@@ -10,26 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
-import envs.convert.vivit
 import envs.vivit
-from envs.convert.vivit import KINETICS, from_vivit
 from envs.vivit import ViViT
 from envs.vivit.paper_column import top_r_macs, view_macs
+from envs.vivit.weights import save_vivit
 from train.tuning.tune import _main
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "vivit.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+CONSOLE = [line for block in re.findall(r"```console\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+COMMANDS = [line for line in CONSOLE if line.startswith("eventful-tune")]
 
 
 def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_vivit: ViViT) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(envs.vivit, "ViViT", partial(ViViT, dim=48, heads=3, depth=1, temporal_depth=1))
-    to_vivit = envs.convert.vivit.to_vivit
-    sizes = envs.convert.vivit.ViViTSizes(64, 97, frames=8, dim=48, heads=3, depth=3, temporal_depth=2)
-    monkeypatch.setattr(envs.convert.vivit, "to_vivit", partial(to_vivit, sizes=sizes))
-    torch.save({"model_state": from_vivit(small_vivit, KINETICS)}, tmp_path / "vivit_fac_enc_b16x2.pyth")
+    save_vivit(small_vivit, tmp_path / "vivit.safetensors")
     namespace: dict = {}
     for block in PYTHON:
         exec(compile(block, "docs/vivit.md", "exec"), namespace)
@@ -41,8 +38,7 @@ def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_vivit: Vi
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    command, *words = shlex.split(line)
-    assert command == "eventful-tune"
+    words = shlex.split(line)[1:]
     with pytest.raises(SystemExit) as stop:
         _main([*words, "--print-config"])
     assert stop.value.code == 0 and "loss: published" in capsys.readouterr().out

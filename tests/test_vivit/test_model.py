@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import golden_frames
+from golden_vivit import golden_frames
 from safetensors.torch import save_file
 
 import eventful
@@ -81,12 +81,18 @@ def test_files_that_hold_no_vivit_are_refused(small_vivit: ViViT, tmp_path: Path
         load_vivit(tmp_path / "nowhere.safetensors")
     path = tmp_path / "vivit.safetensors"
     save_vivit(small_vivit, path)
-    for damage, message in ((b"", "cannot be read"), (path.read_bytes()[:2000], "cannot be read")):
+    state = small_vivit.state_dict()
+    for damage in (b"", path.read_bytes()[:2000]):
         path.write_bytes(damage)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match="is no safetensors file"):
+            load_vivit(path)
+    missing = {name: tensor for name, tensor in state.items() if name != "temporal.norm.bias"}
+    for wrong, message in ((missing, r"Missing key.*temporal\.norm\.bias"), ({**state, "a": torch.zeros(1)}, '"a"')):
+        save_file(wrong, path, {"heads": "3"})
+        with pytest.raises(UserError, match=f"holds no ViViT.*{message}"):
             load_vivit(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="says nothing of a ViViT"):
+    with pytest.raises(UserError, match=r"holds no ViViT.*spatial\.pos_embed"):
         load_vivit(path)
     with pytest.raises(ValueError, match="7 frames of 64x64"):
         ViViT(64, 5, frames=7)

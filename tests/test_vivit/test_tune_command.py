@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from footage import write_video
-from golden import golden_frames
+from golden_vivit import golden_frames
 from torch import Tensor
 
 import eventful
@@ -50,8 +50,6 @@ class Shown:
 class Few:
     """A set of a few videos."""
 
-    plan = PLAN
-
     def __init__(self, count: int = 5) -> None:
         self._videos = {split: [Shown(k, f"{split}{k}") for k in range(count)] for split in ("train", "validation")}
 
@@ -74,6 +72,9 @@ def config(small_vivit: ViViT, tmp_path: Path) -> TuneConfig:
         lr=1e-3,
         epochs=2,
         batch=2,
+        stride=1,
+        starts=2,
+        crops=1,
     )
 
 
@@ -229,9 +230,6 @@ def test_data_that_do_not_fit_the_model_are_refused(config: TuneConfig, tmp_path
     data.videos("validation")[0].label = 97
     with pytest.raises(UserError, match=r"validation0 is of class 97, and .*safetensors tells 97 classes, 0 to 96"):
         tune(config, data)
-    data.plan = ViewPlan(32, stride=1, frames=8)
-    with pytest.raises(UserError, match="8 frames of 64x64 pixels, the data's are 8 frames of 32x32"):
-        tune(config, data)
     LearnedPolicy(12, 48, "gate").save_pretrained(tmp_path / "policy")
     config.heuristic, config.policy = None, str(tmp_path / "policy")
     with pytest.raises(UserError, match="the policy is for 12 gates of width 48"):
@@ -248,7 +246,7 @@ def test_the_command_from_a_table_of_videos(
             write_video(tmp_path / f"{k}.mp4", 10 + k, 70, 64)
             rows.writerow([f"{k}.mp4", k, split])
     words = [f"weights={config.weights}", f"data_options.table={tmp_path / 'videos.csv'}", f"out={config.out}"]
-    words += [f"cache={config.cache}", "heuristic=threshold:3", "epochs=1", "data_options.starts=2"]
+    words += [f"cache={config.cache}", "heuristic=threshold:3", "epochs=1", "starts=2"]
 
     def run(*more: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["eventful-tune", *words, *more])
@@ -257,16 +255,10 @@ def test_the_command_from_a_table_of_videos(
         captured = capsys.readouterr()
         return stop.value.code, captured.err or captured.out  # type: ignore[return-value]
 
-    code, err = run()
-    assert code == 2 and err.count("\n") == 1 and "data's are 32 frames of 224x224" in err
-    sizes = ["data_options.size=64", "data_options.frames=8", "data_options.stride=1"]
-    code, out = run(*sizes)
+    code, out = run()
     assert code == 0 and "tuned model written to" in out
-    code, err = run(*sizes, "data_options.crop=1")
-    assert (code, err) == (
-        2,
-        "eventful-tune: error: data listed has no option 'crop'; did you mean crops? "
-        "(it takes: table, size, stride, frames, starts, crops)\n",
-    )
-    code, err = run(*sizes, "heuristic=top-r:2", "prefix=free")
+    code, err = run("data_options.tables=1")
+    problem = "data listed has no option 'tables'; did you mean table? (it takes: table)"
+    assert (code, err) == (2, f"eventful-tune: error: {problem}\n")
+    code, err = run("heuristic=top-r:2", "prefix=free")
     assert code == 2 and "prefix must be pinned | ordinary, got 'free'" in err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden import golden_frames
+from golden_vivit import golden_frames
 from torchvision.transforms.functional import resize
 
 from envs.vivit import ViewPlan, view_steps

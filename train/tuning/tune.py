@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import eventful
 import policies
-from envs.vivit import ViViT
+from envs.vivit import ViewPlan, ViViT
 from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set
 from envs.vivit.weights import load_vivit, save_vivit
 from eventful import cli
@@ -65,8 +65,8 @@ class _Run:
         self._config, self._vivit, self._data = config, vivit, data
         self._device = device_named(config.device)
         self._out = Path(config.out)
-        _check_views(vivit, data)
-        self._cache = FeatureCache(Path(config.cache), self._spatial(), data.plan)
+        plan = ViewPlan(vivit.size, config.stride, vivit.frames, config.starts, config.crops)
+        self._cache = FeatureCache(Path(config.cache), self._spatial(), plan)
         vivit.temporal.to(self._device)
 
     def run(self) -> Path:
@@ -165,15 +165,6 @@ class _Run:
 
 def _show(row: Row) -> None:
     print("  ".join(f"{name} {value:.6g}" for name, value in row.items()), flush=True)
-
-
-def _check_views(vivit: ViViT, data: VideoSet) -> None:
-    ours, theirs = (vivit.size, vivit.frames), (data.plan.size, data.plan.frames)
-    if ours != theirs:
-        raise UserError(
-            f"the model takes views of {ours[1]} frames of {ours[0]}x{ours[0]} pixels, the data's are {theirs[1]} "
-            f"frames of {theirs[0]}x{theirs[0]} (data_options.size, data_options.frames)"
-        )
 
 
 def _policy(config: TuneConfig) -> Policy | None:

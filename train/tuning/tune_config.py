@@ -19,6 +19,10 @@ class TuneConfig(TuningOptions):
         weights: The ViViT, as `python -m envs.convert` makes it of published weights.
         data: Set of videos, `listed` or a class of your own, `MODULE:CLASS` (see envs/vivit/videos.py).
         data_options: Options of the set, as `data_options.NAME=VALUE`, such as `data_options.table=videos.csv`.
+        stride: Frames of a video from one frame of a view to the next. Published: 1 for EPIC-Kitchens (at 30 frames per
+            second), 2 for Kinetics (at 25).
+        starts: Number of times in a video at which views start.
+        crops: Number of places at which views are cropped.
         train_split: Split to tune on.
         test_split: Split to evaluate on, before and after each epoch; null for none.
         max_videos: Number of videos of each split, the first ones; all if not given.
@@ -40,6 +44,9 @@ class TuneConfig(TuningOptions):
     weights: str = "???"
     data: str = "listed"
     data_options: dict[str, Any] = field(default_factory=dict)
+    stride: int = 2
+    starts: int = 4
+    crops: int = 3
     train_split: str = "train"
     test_split: str | None = "validation"
     max_videos: int | None = None
@@ -75,7 +82,8 @@ def check(config: TuneConfig) -> None:
     ):
         if not read and getattr(config, name) != getattr(TuneConfig, name):
             raise UserError(f"{name}={getattr(config, name)} is read with {reader} only")
-    least = {"epochs": 0, "batch": 1, "save_every": 1, "max_videos": 1, "threads": 0, "weight_decay": 0, "seed": 0}
+    least = {"stride": 1, "starts": 1, "crops": 1, "epochs": 0, "batch": 1, "save_every": 1, "max_videos": 1}
+    least |= {"threads": 0, "weight_decay": 0, "seed": 0}
     for name, low in least.items():
         value = getattr(config, name)
         if value is not None and value < low:
