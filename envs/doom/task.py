@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.doom.average_precision import MeanAveragePrecision50, frame_ap
+from envs.detection import MeanAveragePrecision50, frame_ap
 from envs.doom.boxes import INPUT_SIZE, detections, split_outputs
 from envs.doom.clips import load_split
 from envs.doom.detector import load_detector
@@ -91,7 +91,7 @@ class DoomDetection:
 
     def frame_metric(self, outputs: Tensor, targets: Sequence[Target]) -> Tensor:
         """Average precision at IoU 0.5 of each single frame (B,), all classes together, for rewards."""
-        return frame_ap(outputs, targets)
+        return frame_ap(detections(outputs), targets, len(CLASS_NAMES)).to(outputs.device)
 
     @staticmethod
     def output_distance(outputs: Tensor, dense_outputs: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class DoomDetection:
 
     def metric(self) -> Metric:
         """A fresh accumulator of mAP50."""
-        return MeanAveragePrecision50(len(CLASS_NAMES))
+        return MeanAveragePrecision50(len(CLASS_NAMES), detections)
 
     def predictions(self, outputs: Tensor, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
         """Boxes of each stream as plain data, scaled to a frame of `frame_size` (height, width)."""

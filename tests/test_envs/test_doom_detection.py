@@ -5,7 +5,7 @@ import pytest
 import torch
 from doom_detector import CLASSES, outputs_for, small_detector
 
-from envs.doom.average_precision import MeanAveragePrecision50, frame_ap
+from envs.detection import MeanAveragePrecision50
 from envs.doom.boxes import TOKENS, decode, detections, encode, flip, split_outputs, token_centres
 from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
 from envs.doom.labels import CLASS_NAMES
@@ -150,7 +150,7 @@ def test_frame_ap_scores_single_frames():
     target = {"boxes": torch.tensor([[10.0, 20, 60, 90]]), "labels": torch.tensor([1])}
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     outputs = outputs_for([target, empty, target, empty])
-    scores = frame_ap(outputs, [target, target, empty, empty])
+    scores = DoomDetection(torch.nn.Identity()).frame_metric(outputs, [target, target, empty, empty])
     torch.testing.assert_close(scores, torch.tensor([1.0, 0, 0, 1]), atol=1e-3, rtol=0)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from envs.doom.average_precision import MeanAveragePrecision50
+from envs.detection import MeanAveragePrecision50
 from envs.doom.boxes import detections
 from envs.doom.labels import CLASS_NAMES
 from envs.doom.task import preprocess
