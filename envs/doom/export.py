@@ -1,4 +1,10 @@
-"""Writes a recorded clip as a video file, to try commands on: `python -m envs.doom.export --out clip.mp4`."""
+"""Writes recorded clips to try commands on: one as a video file, or a split with its boxes in ImageNet VID's layout.
+
+    python -m envs.doom.export --out clip.mp4
+    python -m envs.doom.export --format vid --split test --count 4 --out FOLDER
+
+`envs.vid.read_official(FOLDER, "test", classes=envs.doom.export.CLASSES)` reads the latter.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +12,52 @@ import argparse
 from collections.abc import Sequence
 
 from envs.doom.clips import load_split
+from envs.doom.labels import CLASS_NAMES
+from envs.task import Clip
+from envs.vid import ClassList
+from envs.vid.write import write_official
 from eventful import cli
 from eventful.errors import UserError
 from eventful.video.writer import VideoWriter
 
+CLASSES = ClassList(CLASS_NAMES)
+"""Annotations call the classes by their names."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes one clip of a split.
+    """Writes one clip of a split, or several with their boxes.
 
     Raises:
-        SystemExit: Always; code 2 if there is no such split or clip, or the file cannot be written.
+        SystemExit: Always; code 2 if there is no such split or clip, or a file cannot be written.
     """
     cli.run("envs.doom.export", _main, argv)
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="envs.doom.export", description="Write a recorded clip as a video file.")
+    parser = argparse.ArgumentParser(prog="envs.doom.export", description="Write recorded clips.")
+    parser.add_argument("--format", choices=("video", "vid"), default="video", help="a video, or ImageNet VID's layout")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--clip", type=int, default=0, help="its number in the split")
-    parser.add_argument("--out", required=True, help="video file to write")
+    parser.add_argument("--clip", type=int, help="of a video: its number in the split, the first by default")
+    parser.add_argument("--count", type=int, help="of the layout: number of clips, all of the split by default")
+    parser.add_argument("--out", required=True, help="video file, or folder, to write")
     arguments = parser.parse_args(argv)
-    with cli.user_input("--split"):
-        clips = load_split(arguments.split)
-    if not 0 <= arguments.clip < len(clips):
-        raise UserError(f"--clip {arguments.clip}: split {arguments.split} has clips 0 to {len(clips) - 1}")
-    clip = clips[arguments.clip]
+    wrong = "count" if arguments.format == "video" else "clip"
+    if getattr(arguments, wrong) is not None:
+        raise UserError(f"--{wrong} has no meaning with --format {arguments.format}")
+    with cli.user_input(f"--split {arguments.split}"):
+        clips = load_split(arguments.split, arguments.count)
+    if arguments.format == "video":
+        _write_video(arguments, clips)
+    else:
+        frames = write_official(arguments.out, arguments.split, clips, CLASSES)
+        print(f"{arguments.out}: {frames} frames of {len(clips)} clips")
+
+
+def _write_video(arguments: argparse.Namespace, clips: Sequence[Clip]) -> None:
+    number = arguments.clip or 0
+    if not 0 <= number < len(clips):
+        raise UserError(f"--clip {number}: split {arguments.split} has clips 0 to {len(clips) - 1}")
+    clip = clips[number]
     with VideoWriter(arguments.out, clip.fps) as writer:
         for frame_HWC in clip.frames_THWC:
             writer.write(frame_HWC.numpy())
