@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from eventful.video.overlay import annotate
 from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
+from eventful.video.sound import sound_of
 from eventful.video.writer import VideoWriter
 from policies import Provenance, TrainablePolicy
 from policies.protocol import Policy
@@ -113,10 +115,10 @@ def run_frames(
 ) -> Iterator[FrameResult]:
     """Runs frames one by one, and sets the policy's budget where the schedule changes it."""
     changes = dict(_checked(schedule, runner.model.policy)) if schedule else {}
-    for index, frame in enumerate(itertools.islice(frames, max_frames)):
+    for index, (frame, time) in enumerate(itertools.islice(frames.timed(), max_frames)):
         if index in changes:
             runner.model.policy.budget = changes[index]
-        yield runner.step(frame)
+        yield runner.step(frame, time)
 
 
 def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:
@@ -168,25 +170,28 @@ def _write(results: Iterator[FrameResult], reader: FrameReader, names: Sequence[
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: print("\n".join(summary.lines(reader.skipped)), file=messages))
-        video = stack.enter_context(VideoWriter(args.out, reader.fps)) if args.out else None
+        sound = sound_of(reader) if args.out else None
+        if sound is not None:
+            stack.callback(lambda: sound.left_out and print(f"{args.out} lacks sound: {sound.left_out}", file=messages))
+        video = stack.enter_context(VideoWriter(args.out, reader.fps, sound)) if args.out else None
         lines = _open_lines(args.json, stack)
         # `disable=None`: no progress where stderr is no terminal.
         progress = stack.enter_context(tqdm(total=total, unit="frame", dynamic_ncols=True, leave=False, disable=None))
         for result in results:
             summary.add(result)
             if lines is not None:
-                print(json.dumps(record(result, reader.fps)), file=lines, flush=True)
+                print(json.dumps(record(result), allow_nan=False), file=lines, flush=True)
             if video is not None:
-                video.write(picture(result, names, args.overlay))
+                video.write(picture(result, names, args.overlay), result.time)
             progress.update()
             progress.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
 
 
-def record(result: FrameResult, fps: float) -> dict[str, Any]:
-    """A frame's result as one JSON object."""
+def record(result: FrameResult) -> dict[str, Any]:
+    """A frame's result as one JSON object; numbers that are not finite, which JSON has not, are null."""
     values: dict[str, Any] = {
         "frame": result.index,
-        "time": round(result.index / fps, 4),
+        "time": None if result.time is None else round(result.time, 6),
         "flush": result.flush,
         "macs": result.macs,
         "macs_ratio": round(result.macs_ratio, 6),
@@ -201,7 +206,17 @@ def record(result: FrameResult, fps: float) -> dict[str, Any]:
             "worst": result.dense.worst,
             "milliseconds": round(1000 * result.dense.seconds, 3),
         }
-    return values
+    finite: dict[str, Any] = _finite(values)
+    return finite
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with None in place of NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from eventful.video.reader import Frame
+from eventful.video.frames import Frame
 
 Mask = NDArray[np.floating[Any]] | NDArray[np.bool_]
 

@@ -6,8 +6,8 @@ columns of the token grid.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from eventful.fidelity import token_distance
 from eventful.model import EventfulModel
 from eventful.state import StreamState
 from eventful.tasks import Task
-from eventful.video.reader import Frame
+from eventful.video.frames import Frame
 from policies.protocol import Budget, GateObservation, Layout, Selection
 
 
@@ -45,6 +45,7 @@ class FrameResult:
 
     Attributes:
         index: Frame number, from 0.
+        time: When the frame is shown, in seconds since the first one; None if that was not said.
         frame: The frame itself, uint8 RGB (H, W, 3).
         outputs: Output of the model.
         predictions: Predictions in the output, as plain data.
@@ -59,6 +60,7 @@ class FrameResult:
     """
 
     index: int
+    time: float | None
     frame: Frame
     outputs: Any
     predictions: list[dict[str, Any]]
@@ -88,8 +90,12 @@ class VideoRunner:
         self._index = 0
 
     @torch.inference_mode()
-    def step(self, frame: Frame) -> FrameResult:
-        """Runs the next frame (H, W, 3).
+    def step(self, frame: Frame, time: float | None = None) -> FrameResult:
+        """Runs the next frame.
+
+        Args:
+            frame: uint8 RGB (H, W, 3).
+            time: When it is shown, in seconds since the first one.
 
         Raises:
             UserError: If the policy does not fit the model, or its budget is out of range.
@@ -103,13 +109,14 @@ class VideoRunner:
         due = self._dense_every > 0 and self._index % self._dense_every == 0
         check = self._compare(x_BCHW, features) if due else None
         self._state = state
-        result = self._result(frame, self.model.layout(x_BCHW), outputs, state, seconds, check)
+        result = self._result(frame, time, self.model.layout(x_BCHW), outputs, state, seconds, check)
         self._index += 1
         return result
 
     def _result(
         self,
         frame: Frame,
+        time: float | None,
         layout: Layout,
         outputs: Any,
         state: StreamState,
@@ -122,6 +129,7 @@ class VideoRunner:
         rate_N = state.updated()[0].float().mean(0).cpu().numpy()
         return FrameResult(
             index=self._index,
+            time=time,
             frame=frame,
             outputs=outputs,
             predictions=self.task.predictions(outputs, (frame.shape[0], frame.shape[1]))[0],
@@ -154,7 +162,7 @@ class VideoRunner:
         """A clock that waits for the device."""
         if self._weight.is_cuda:
             torch.cuda.synchronize(self._weight.device)
-        return time.perf_counter()
+        return perf_counter()
 
 
 def _of_first_stream(budget: Budget | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Writes video frame by frame; the file is finished whatever ends the writing.
+"""Writes video frame by frame; the file is finished whatever ends the writing, and plays even if nothing finishes it.
 
 Frames are uint8 RGB arrays (H, W, 3).
 """
@@ -13,9 +13,25 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.format import Flags
+from av.video.reformatter import ColorRange, Colorspace
 
 from eventful.errors import VideoError
-from eventful.video.reader import Frame, reason, size_text
+from eventful.video.frames import Frame, reason, size_text
+from eventful.video.sound import Sound
+
+TICKS = 60000
+"""Ticks a second, the unit of time of frames: whole numbers for 24, 25, 30, 50, 60 and 30000/1001 frames a second as
+well as for milliseconds. MPEG-4 takes no more than 65535."""
+
+CONTAINER_OPTIONS = {
+    # What has been written is on the disk at once, so that it is not lost and a full disk is noticed.
+    "flush_packets": "1",
+    # Of MP4: fragments of a second, which play also when the process is killed; edit lists keep the sound in its place.
+    "movflags": "frag_keyframe+delay_moov",
+    "frag_duration": "1000000",
+}
+AVCOL_SPC_BT709 = 1
 
 
 class VideoWriter:
@@ -26,18 +42,22 @@ class VideoWriter:
 
     Args:
         path: Path of the file; the suffix chooses the container (.mp4, .mkv, ...).
-        fps: Frames per second.
+        fps: Frames per second, for frames that come without a time.
+        sound: Sound to copy beside the frames; None for none.
 
     Raises:
         VideoError: If the file cannot be written, or a frame has another size than the first.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
+    def __init__(self, path: str | Path, fps: float, sound: Sound | None = None) -> None:
         self.path = Path(path)
         self._fps = Fraction(fps).limit_denominator(1001)
+        self._sound = sound
         self._container: Any = None
         self._stream: Any = None
         self._shape: tuple[int, ...] = ()
+        self._index, self._end_s = 0, 0.0
+        self._tick, self._last_tick = Fraction(1, TICKS), -1
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -47,8 +67,13 @@ class VideoWriter:
     ) -> None:
         self.close()
 
-    def write(self, frame: Frame) -> None:
-        """Appends a uint8 RGB frame (H, W, 3)."""
+    def write(self, frame: Frame, time: float | None = None) -> None:
+        """Appends a frame.
+
+        Args:
+            frame: uint8 RGB (H, W, 3).
+            time: When it is shown, in seconds from the beginning; its number / fps if None. Times ascend.
+        """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise VideoError(f"a frame must be uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
         if self._container is None:
@@ -57,10 +82,16 @@ class VideoWriter:
             raise VideoError(
                 f"frame of {size_text(frame.shape)} in a video of {size_text(self._shape)} (height x width)"
             )
-        even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+        seconds = self._index / float(self._fps) if time is None else time
+        picture = _yuv(frame)
+        picture.pts, picture.time_base = self._ticks(seconds), self._tick
+        # For how long the last frame is shown; players take that of the others from the times.
+        picture.duration = round(1 / self._fps / self._tick)
+        self._index, self._end_s = self._index + 1, seconds + 1 / float(self._fps)
         try:
             self._container.mux(self._stream.encode(picture))
+            if self._sound is not None:
+                self._sound.copy_until(seconds)
         except (FFmpegError, OSError) as error:
             raise VideoError(f"video {self.path} cannot be written: {reason(error)}") from error
 
@@ -71,18 +102,63 @@ class VideoWriter:
             return
         try:
             container.mux(self._stream.encode())
+            if self._sound is not None:
+                self._sound.copy_until(self._end_s)
             container.close()
         except (FFmpegError, OSError) as error:
             raise VideoError(f"video {self.path} cannot be finished: {reason(error)}") from error
+        finally:
+            if self._sound is not None:
+                self._sound.close()
+
+    def _ticks(self, seconds: float) -> int:
+        """A time as the container counts it."""
+        tick = round(seconds / self._tick)
+        if tick <= self._last_tick:
+            raise VideoError(
+                f"video {self.path}: frame {self._index} comes at {seconds:.4f} s, no later than the one before it by "
+                f"the container's clock ({self._tick} s): write .mp4 or .mkv, which have a finer one"
+            )
+        self._last_tick = tick
+        return tick
 
     def _create(self, shape: tuple[int, ...]) -> None:
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            container: Any = av.open(str(self.path.absolute()), "w")
-            stream = container.add_stream(codec, rate=self._fps)
+            try:
+                self._open(shape)
+            except (FFmpegError, ValueError) as error:
+                if self._sound is None:
+                    raise
+                # Some containers find out at their header that they do not take a sound.
+                self._sound.leave_out(reason(error))
+                self._sound = None
+                self._open(shape)
         except (FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"video {self.path} cannot be written: {reason(error)}") from error
+        self._shape = shape
+
+    def _open(self, shape: tuple[int, ...]) -> None:
+        """Opens the file and writes its header."""
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        container: Any = av.open(str(self.path.absolute()), "w", container_options=CONTAINER_OPTIONS)
+        stream = container.add_stream(codec, rate=self._fps)
+        if not container.format.flags & Flags.variable_fps.value:
+            # Such containers (AVI) count frames, and store them in the order in which they are decoded.
+            self._tick = 1 / self._fps
+            stream.codec_context.max_b_frames = 0
         stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
         stream.pix_fmt = "yuv420p"
-        self._container, self._stream, self._shape = container, stream, shape
+        stream.codec_context.time_base = self._tick
+        stream.codec_context.colorspace, stream.codec_context.color_range = AVCOL_SPC_BT709, ColorRange.MPEG
+        if self._sound is not None:
+            self._sound.join(container)
+        container.start_encoding()
+        self._container, self._stream = container, stream
+
+
+def _yuv(frame: Frame) -> av.VideoFrame:
+    """A frame as it is encoded: even sides, BT.709, which is what players assume of large pictures that do not say."""
+    even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+    picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+    return picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)

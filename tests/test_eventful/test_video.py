@@ -112,14 +112,19 @@ def test_sound_only(tmp_path: Path) -> None:
 
 
 def test_cut_off_header(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", 50)
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = 96, 128
+        for frame in moving_frames(50):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(data[: len(data) // 2])
     with pytest.raises(VideoError, match="cannot be opened"):
-        read_frames(path)
+        read_frames(tmp_path / "a.mp4")
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".avi"])
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4"])
 def test_cut_off_video_yields_what_is_there(tmp_path: Path, suffix: str) -> None:
     path = write_video(tmp_path / f"a{suffix}", 100)
     data = path.read_bytes()
