@@ -29,16 +29,24 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
     Args:
         num_envs: Number B of streams.
         render_mode: Kind of rendering: `rgb_array` for pictures, None for none.
+        max_episode_steps: Number of steps after which an episode is cut short, as by Gymnasium's `TimeLimit`; a
+            multiple of the decisions of a frame, because streams begin anew between two frames. None for no limit.
         **options: Arguments of `envs.engine.SelectionEngine`.
 
     Raises:
-        ValueError: If there is not one stream at least.
+        ValueError: If there is not one stream at least, or the limit of steps does not fit.
     """
 
     metadata = METADATA | {"autoreset_mode": AutoresetMode.NEXT_STEP}
     granularity: Granularity
 
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        **options: Any,
+    ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         check_render_mode(render_mode)
@@ -48,6 +56,15 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._randoms = [np_random()[0] for _ in range(num_envs)]
+        gates = self.engine.layout.gates
+        if max_episode_steps is not None and (max_episode_steps < 1 or max_episode_steps % gates):
+            raise ValueError(
+                f"max_episode_steps must be a positive multiple of {gates}, the decisions of a frame, "
+                f"got {max_episode_steps}"
+            )
+        self._limit = max_episode_steps
+        self._steps_B = np.zeros(num_envs, int)
+        self._ended_B = np.zeros(num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -73,6 +90,7 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
             if seeds[b] is not None:
                 self._randoms[b] = np_random(seeds[b])[0]
         self.engine.start({b: self.engine.episodes.sample(self._randoms[b], given) for b in streams})
+        self._steps_B[streams], self._ended_B[streams] = 0, False
         infos: dict[str, Any] = {}
         for b in streams:
             infos = self._add_info(infos, self.engine.where(b), b)
@@ -86,15 +104,18 @@ class SelectionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int8], NDArra
             ValueError: If the actions have the wrong shape.
         """
         engine = self.engine
-        ended = [b for b, slot in engine.slots.items() if slot.over]
+        ended = [int(b) for b in np.flatnonzero(self._ended_B)]
         scores = engine.step(as_mask(actions), {b: engine.episodes.sample(self._randoms[b]) for b in ended})
         rewards_B = np.zeros(self.num_envs)
         infos: dict[str, Any] = {}
         for b in range(self.num_envs):
             rewards_B[b] = scores[b].reward if b in scores else 0.0
             infos = self._add_info(infos, step_info(engine, b, scores.get(b)), b)
-        truncated_B = np.array([engine.slots[b].over for b in range(self.num_envs)])
-        return engine.observations(), rewards_B, np.zeros(self.num_envs, bool), truncated_B, infos
+        self._steps_B = np.where(self._ended_B, 0, self._steps_B + 1)
+        self._ended_B = np.array([engine.slots[b].over for b in range(self.num_envs)])
+        if self._limit is not None:
+            self._ended_B |= self._steps_B >= self._limit
+        return engine.observations(), rewards_B, np.zeros(self.num_envs, bool), self._ended_B.copy(), infos
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:

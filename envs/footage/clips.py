@@ -62,9 +62,7 @@ class FootageClips:
         return [clip for video in videos_in(self.video) for clip in self._cut(video, split)]
 
     def _cut(self, video: Path, split: str) -> list[Clip]:
-        frames_THWC, fps = load_footage(
-            video, self._input.size, self._input.resize, self._ranges.stop, self._cache, self._alteration
-        )
+        frames_THWC, fps = load_footage(video, self._input, self._ranges.stop, self._cache, self._alteration)
         start, end = self._ranges.of_split(split, len(frames_THWC), video)
         count = max((end - start) // self._length, 1)
         length = (end - start) // count

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +23,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eventful.errors import UserError
-from eventful.video.reader import images_in, read_frames
+from eventful.video.reader import PIXELS_VERSION, images_in, read_frames
 
-Resize = Callable[[Tensor], Tensor]
+
+class Resizer(Protocol):
+    """Something that brings frames to one size.
+
+    Attributes:
+        size: Height and width (H, W) of the resized frames.
+        key: Changes with anything that changes the resized frames.
+    """
+
+    size: tuple[int, int]
+    key: str
+
+    def resize(self, frames_BHWC: Tensor) -> Tensor:
+        """uint8 frames (B, H', W', 3) to uint8 frames (B, H, W, 3)."""
 
 
 class Alteration(Protocol):
@@ -41,7 +54,7 @@ class Alteration(Protocol):
         """The altered uint8 frame (H, W, 3), for frame number t of the video."""
 
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+VIDEO_SUFFIXES = frozenset(".mp4 .mkv .mov .avi .webm .m4v .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split())
 
 
 def default_cache() -> Path:
@@ -74,8 +87,7 @@ def videos_in(source: str | Path) -> list[Path]:
 
 def load_footage(
     video: Path,
-    size: tuple[int, int],
-    resize: Resize,
+    resizer: Resizer,
     stop: int | None,
     cache: Path,
     alteration: Alteration | None = None,
@@ -84,8 +96,7 @@ def load_footage(
 
     Args:
         video: Video file, or a folder of images.
-        size: Height and width (H, W) of the frames that `resize` makes.
-        resize: Function from uint8 frames (B, H', W', 3) to uint8 frames (B, H, W, 3).
+        resizer: Brings the frames to the size (H, W).
         stop: Number of frames to decode, None for all.
         cache: Folder for decoded footage.
         alteration: What is done to the resized frames; None for nothing.
@@ -98,15 +109,15 @@ def load_footage(
         OSError: If the cache cannot be written.
     """
     reader = read_frames(video)
-    path = cache / f"{_key(video, size, stop, alteration)}.rgb"
+    path = cache / f"{_key(video, resizer, stop, alteration)}.rgb"
     if not path.is_file():
         # Minutes for a long video: say what is going on, where stderr is a terminal.
         frames_HWC = tqdm(islice(reader, stop), f"decoding {video.name}", reader.count, leave=False, disable=None)
-        resized = (resize(torch.from_numpy(frame_HWC)[None])[0] for frame_HWC in frames_HWC)
+        resized = (resizer.resize(torch.from_numpy(frame_HWC)[None])[0] for frame_HWC in frames_HWC)
         altered = resized if alteration is None else (alteration(frame, t) for t, frame in enumerate(resized))
         _decode(altered, path)
     # Mode "c" gives a private, writable view: PyTorch has no read-only tensors and warns of them.
-    frames_THWC = np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *size, 3)
+    frames_THWC = np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *resizer.size, 3)
     return torch.from_numpy(frames_THWC), reader.fps
 
 
@@ -124,9 +135,9 @@ def _decode(frames: Iterable[Tensor], path: Path) -> None:
         raise
 
 
-def _key(video: Path, size: tuple[int, int], stop: int | None, alteration: Alteration | None) -> str:
+def _key(video: Path, resizer: Resizer, stop: int | None, alteration: Alteration | None) -> str:
     """Changes with anything that changes the stored frames."""
     files = images_in(video) if video.is_dir() else [video]
     facts = [(str(p.resolve()), p.stat().st_mtime_ns, p.stat().st_size) for p in files]
-    what = [facts, size, stop] if alteration is None else [facts, size, stop, alteration.key]
+    what = [facts, PIXELS_VERSION, resizer.key, stop, alteration and alteration.key]
     return f"{video.stem}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"

@@ -25,6 +25,7 @@ class ModelInput:
 
     Attributes:
         size: (height, width).
+        key: Changes with anything that changes the resized frames.
     """
 
     def __init__(self, model: nn.Module, image_size: Sequence[int] | None = None) -> None:
@@ -35,6 +36,7 @@ class ModelInput:
         self._mean, self._std = torch.tensor(data["mean"]), torch.tensor(data["std"])
         # timm's other choices (lanczos, random) are not offered by F.interpolate.
         self._interpolation = "bilinear" if data["interpolation"] == "bilinear" else "bicubic"
+        self.key = f"{height}x{width} {self._interpolation}"
 
     def resize(self, frames_BHWC: Tensor) -> Tensor:
         """uint8 frames of any size to uint8 frames of the model's input size."""

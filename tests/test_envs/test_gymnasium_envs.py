@@ -74,10 +74,13 @@ def test_seeds_reproduce_and_differ(name):
     assert any(not np.array_equal(a, b) for (a, _), (b, _) in zip(first, other, strict=False))
 
 
+@pytest.mark.parametrize("frames", [None, 2])
 @pytest.mark.parametrize(("lengths", "reward"), [((4, 4, 4), "loss"), ((4, 6, 3), "fidelity"), ((4, 6, 3), "metric")])
-def test_a_vector_is_its_single_environments(name, lengths, reward):
-    """Over several episodes, whose ends fall on the same or on different steps."""
+def test_a_vector_is_its_single_environments(name, lengths, reward, frames):
+    """Over several episodes, whose ends fall on the same or on different steps; of limited length, or not."""
     kwargs = {"task": TinyTask(lengths), "budget": (0.1, 0.4), "reward": reward, "num_envs": 3}
+    if frames is not None:
+        kwargs["max_episode_steps"] = frames * (1 if name == FRAME else 6)
     batched = gymnasium.make_vec(name, vectorization_mode="vector_entry_point", **kwargs)
     single = gymnasium.make_vec(name, vectorization_mode="sync", **kwargs)
     random = np.random.default_rng(0)
@@ -227,6 +230,9 @@ def test_wrong_actions_and_options_are_named(name):
     env.reset(seed=0)
     with pytest.raises(ValueError, match="17"):
         env.step(np.zeros(16, np.int8))
+    for steps in (0,) if name == FRAME else (0, 7):
+        with pytest.raises(ValueError, match="max_episode_steps must be a positive multiple of"):
+            gymnasium.make_vec(name, num_envs=2, task=TinyTask(), max_episode_steps=steps)
     many = gymnasium.make_vec(name, num_envs=2, task=TinyTask())
     with pytest.raises(ValueError, match="3 seeds"):
         many.reset(seed=[1, 2, 3])
