@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TextIO
 
 import torch
@@ -35,6 +36,7 @@ from eventful.model import wrap
 from eventful.tasks import Task, load_task, recorded_task, saliency_of
 from eventful.user_code import policy_class
 from eventful.video.overlay import annotate
+from eventful.video.pace import Pace
 from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
@@ -57,6 +59,7 @@ def run(
     dtype: str = "float32",
     dense_every: int = 0,
     max_frames: int | None = None,
+    rate: float | None = None,
 ) -> Iterator[FrameResult]:
     """Runs a policy on a video.
 
@@ -73,6 +76,7 @@ def run(
         dtype: Data type of weights and frames: `float32`, `float16` or `bfloat16`.
         dense_every: Number of frames from one comparison with the dense model to the next; 0 for none.
         max_frames: Largest number of frames; all if None.
+        rate: Frames per second to hold by turning the budget at every frame; excludes `budget`. None for none.
 
     Yields:
         A `FrameResult` for each frame, as soon as it is there.
@@ -84,7 +88,9 @@ def run(
     """
     runner = prepare(policy, task, task_options, options, device, dtype, dense_every)
     schedule = [(0, budget)] if isinstance(budget, int | float) else budget
-    return run_frames(read_frames(video), runner, schedule, max_frames)
+    if rate is not None and schedule:
+        raise UserError("a rate turns the budget itself: give rate or budget, not both")
+    return run_frames(read_frames(video), runner, schedule, max_frames, None if rate is None else Pace(rate))
 
 
 def prepare(
@@ -111,18 +117,32 @@ def prepare(
 
 
 def run_frames(
-    frames: FrameReader, runner: VideoRunner, schedule: BudgetSchedule | None = None, max_frames: int | None = None
+    frames: FrameReader,
+    runner: VideoRunner,
+    schedule: BudgetSchedule | None = None,
+    max_frames: int | None = None,
+    pace: Pace | None = None,
 ) -> Iterator[FrameResult]:
-    """Runs frames one by one, and sets the policy's budget where the schedule changes it."""
-    changes = dict(_checked(schedule, runner.model.policy)) if schedule else {}
+    """Runs frames one by one, and sets the policy's budget where the schedule changes it, or as the pace asks."""
+    policy = runner.model.policy
+    changes = dict(_checked(schedule or ([] if pace is None else [(0, pace.budget)]), policy))
+    done = perf_counter()
     for index, (frame, time) in enumerate(itertools.islice(frames.timed(), max_frames)):
         if index in changes:
-            runner.model.policy.budget = changes[index]
-        yield runner.step(frame, time)
+            policy.budget = changes[index]
+        if frames.live:
+            # A camera is waited for; a file is read as fast as it can be, and that is part of the work.
+            done = perf_counter()
+        result = runner.step(frame, time)
+        yield result
+        started, done = done, perf_counter()
+        if pace is not None:
+            pace.note(done - started, result.macs_ratio, result.flush)
+            policy.budget = pace.budget
 
 
 def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:
-    if policy.budget is None:
+    if schedule and policy.budget is None:
         raise UserError(f"policy {policy.name} has no budget to set")
     for frame, budget in schedule:
         if frame < 0 or not 0 < budget <= 1:
@@ -149,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(argv: Sequence[str]) -> None:
     args = parser(COMMAND).parse_args(argv)
     _check_outputs(args)
-    reader = read_frames(args.video, args.fps)
+    reader = read_frames(args.video, args.source_fps)
     policy = args.heuristic or args.policy
     given = {"model": args.model, "weights": args.weights, "image_size": args.size}
     task_options = {key: value for key, value in given.items() if value is not None}
@@ -159,17 +179,26 @@ def _main(argv: Sequence[str]) -> None:
             policy = policies.load(policy, policy_class(args.policy_class, "--policy-class"))
     runner = prepare(policy, args.task, task_options, options, args.device, args.dtype, args.dense_check)
     schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
-    results = run_frames(reader, runner, schedule, args.max_frames)
-    _write(results, reader, runner.task.class_names, args)
+    pace = None if args.fps is None else Pace(args.fps)
+    results = run_frames(reader, runner, schedule, args.max_frames, pace)
+    _write(results, reader, runner.task.class_names, args, pace)
 
 
-def _write(results: Iterator[FrameResult], reader: FrameReader, names: Sequence[str], args: argparse.Namespace) -> None:
+def _write(
+    results: Iterator[FrameResult],
+    reader: FrameReader,
+    names: Sequence[str],
+    args: argparse.Namespace,
+    pace: Pace | None = None,
+) -> None:
     """Writes results as they come; whatever ends the run, what was written is finished and summed up."""
     summary = Summary()
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: print("\n".join(summary.lines(reader.skipped)), file=messages))
+        if pace is not None:
+            stack.callback(lambda: print(pace.summary(), file=messages))
         sound = sound_of(reader) if args.out else None
         if sound is not None:
             stack.callback(lambda: sound.left_out and print(f"{args.out} lacks sound: {sound.left_out}", file=messages))

@@ -75,6 +75,9 @@ def parser(command: str) -> argparse.ArgumentParser:
     budget.add_argument(
         "--budget-schedule", metavar="FRAME:SHARE,...", type=schedule, help="such as 0:0.3,100:0.1,200:0.05"
     )
+    budget.add_argument(
+        "--fps", metavar="TARGET", type=_positive, help="frames per second to hold: turns the budget at every frame"
+    )
 
     model = p.add_argument_group("model; by default what the checkpoint was trained with")
     model.add_argument("--task", metavar="NAME", help="task that supplies the model: doom, distill, MODULE:CLASS")
@@ -90,7 +93,7 @@ def parser(command: str) -> argparse.ArgumentParser:
     run.add_argument("--device", help="such as cuda:0; the first GPU if there is one, else the CPU")
     run.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     run.add_argument("--max-frames", metavar="N", type=_natural, help="stop after N frames")
-    run.add_argument("--fps", type=_positive, help="frames per second of a folder of images (25)")
+    run.add_argument("--source-fps", type=_positive, help="frames per second of a folder of images (25)")
     return p
 
 

@@ -37,12 +37,14 @@ class FrameReader(abc.ABC):
         fps: Frames per second: a mean, or a guess, where the frames come at times of their own.
         count: Number of frames if the source says so, else None. Not every source tells the truth.
         skipped: Number of damaged packets that were left out so far; always 0 unless the source is live.
+        live: Whether frames come when they happen, and are waited for.
     """
 
     source: str
     fps: float
     count: int | None
     skipped: int = 0
+    live: bool = False
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Frame]:

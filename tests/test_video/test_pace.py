@@ -1,0 +1,115 @@
+"""A frame rate is held by turning the budget, on machines of any speed and under loads that come and go."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from footage import write_video
+
+import policies
+from eventful import infer
+from eventful.errors import UserError
+from eventful.video.pace import LEAST, Pace
+
+Load = Callable[[float], float]
+
+
+def drive(
+    pace: Pace, fixed: float, cost: float, load: Load, until: float, noise: float = 0.05, content: float = 0.2
+) -> tuple[list[float], list[float]]:
+    """Seconds and budgets of frames that cost `fixed + cost * share` times the load, on a machine that is not exact."""
+    chance = random.Random(0)
+    seconds, budgets, now = [], [], 0.0
+    pace.note(2 * (fixed + cost), 1.0, flush=True)
+    while now < until:
+        share = min(1.0, pace.budget * chance.lognormvariate(0, content))
+        took = (fixed + cost * share) * load(now) * chance.lognormvariate(0, noise)
+        seconds.append(took)
+        budgets.append(pace.budget)
+        pace.note(took, share)
+        now += took
+    return seconds, budgets
+
+
+def rates(seconds: list[float], first: float, last: float, window: float = 2.0) -> list[float]:
+    """Frames per second in every window between two times."""
+    ends = list(accumulate(seconds))
+    starts = [k for k, end in enumerate(ends) if first <= end and end + window <= last]
+    found = []
+    for k in starts:
+        n = next(n for n in range(k, len(ends)) if ends[n] - ends[k] >= window)
+        found.append((n - k) / (ends[n] - ends[k]))
+    return found
+
+
+@pytest.mark.parametrize(("rate", "fixed", "cost"), [(10, 0.02, 0.4), (20, 0.005, 0.2), (15, 0.03, 0.2)])
+def test_the_rate_is_held_within_a_tenth_while_a_load_comes_and_goes(rate: float, fixed: float, cost: float) -> None:
+    seconds, budgets = drive(Pace(rate), fixed, cost, lambda now: 1.8 if 8 < now < 16 else 1.0, until=24)
+    for first, last in [(1, 8), (9, 16), (17, 24)]:
+        assert all(abs(found / rate - 1) <= 0.1 for found in rates(seconds, first, last))
+    alone, beside = (
+        statistics.median(b for b, end in zip(budgets, accumulate(seconds), strict=True) if first < end < last)
+        for first, last in [(3, 8), (11, 16)]
+    )
+    assert beside < 0.7 * alone, "the load is paid for by a smaller budget"
+
+
+def test_without_noise_the_budget_comes_to_rest() -> None:
+    _, budgets = drive(Pace(10), 0.02, 0.4, lambda _: 1.0, until=12, noise=0, content=0)
+    rest = budgets[len(budgets) // 2 :]
+    assert max(rest) - min(rest) < 1e-3
+    assert rest[-1] == pytest.approx(0.2, abs=1e-3)
+
+
+@pytest.mark.parametrize(("cost", "expected"), [(10.0, LEAST), (1e-4, 1.0)])
+def test_what_cannot_be_held_ends_at_the_smallest_or_the_whole_budget(cost: float, expected: float) -> None:
+    _, budgets = drive(Pace(10), 0.02, cost, lambda _: 1.0, until=10)
+    assert budgets[-1] == pytest.approx(expected)
+
+
+def test_one_hiccup_moves_nothing() -> None:
+    pace = Pace(10)
+    drive(pace, 0.02, 0.4, lambda _: 1.0, until=6, noise=0, content=0)
+    before = pace.budget
+    pace.note(0.35, before)
+    assert pace.budget == pytest.approx(before, rel=0.2)
+
+
+def test_what_was_held_is_said() -> None:
+    pace = Pace(10)
+    drive(pace, 0.02, 0.4, lambda _: 1.0, until=11.5, noise=0, content=0)
+    assert pace.summary().startswith(
+        "10 frames/s were asked for: held within 10% in 5 of 5 windows of 2 s, mean budget"
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_is_positive(rate: float) -> None:
+    with pytest.raises(UserError, match="frame rate must be positive"):
+        Pace(rate)
+
+
+def test_a_video_is_run_at_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = write_video(tmp_path / "a.mp4", 12)
+    command = [str(video), "--device", "cpu", "--policy", "doom", "--fps", "10000", "--json", str(tmp_path / "rows")]
+    with pytest.raises(SystemExit) as ended:
+        infer.main(command)
+    assert ended.value.code == 0
+    assert "10000 frames/s were asked for: held within 10% in 0 of" in capsys.readouterr().out
+    budgets = [json.loads(line)["budget"] for line in (tmp_path / "rows").read_text().splitlines()]
+    assert budgets[0] == pytest.approx(0.1)
+    assert budgets[-1] == pytest.approx(LEAST), "nothing is fast enough for that"
+
+
+def test_a_rate_needs_a_policy_with_a_budget_and_no_other_budget(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", 3)
+    with pytest.raises(UserError, match="no budget to set"):
+        list(infer.run(video, policies.TopR(3), "doom", rate=10))
+    with pytest.raises(UserError, match="rate or budget"):
+        infer.run(video, "doom", budget=0.2, rate=10)
