@@ -106,7 +106,17 @@ def record(scene: Scene, seed: int, frames: int = 64, step: int = 2, min_seen: f
 
 
 @contextmanager
-def _game(scene: Scene, seed: int) -> Iterator[Any]:
+def open_game(scene: Scene, seed: int, weapon: bool = False) -> Iterator[Any]:
+    """A running game of ViZDoom, closed on the way out.
+
+    Args:
+        scene: Place to play in.
+        seed: Seed of the game.
+        weapon: Whether the player's own weapon is drawn.
+
+    Raises:
+        ImportError: If ViZDoom is not installed.
+    """
     try:
         import vizdoom as vzd
     except ImportError as error:
@@ -123,7 +133,7 @@ def _game(scene: Scene, seed: int) -> Iterator[Any]:
     game.set_sound_enabled(False)
     game.set_labels_buffer_enabled(True)
     game.set_render_hud(False)
-    game.set_render_weapon(False)
+    game.set_render_weapon(weapon)
     game.set_render_messages(False)
     game.set_render_crosshair(False)
     game.set_mode(vzd.Mode.PLAYER)
@@ -161,9 +171,9 @@ def _attempt(scene: Scene, rng: np.random.Generator, frames: int, step: int) -> 
     """One try; None if the game ended before the last frame."""
     style = str(rng.choice(STYLES, p=_STYLE_ODDS))
     shots, boxes, classes, counts = [], [], [], []
-    with _game(scene, int(rng.integers(1, 2**31 - 1))) as game:
+    with open_game(scene, int(rng.integers(1, 2**31 - 1))) as game:
         game.send_game_command("god")
-        _wander(game, rng, int(rng.integers(0, 240)))
+        wander(game, rng, int(rng.integers(0, 240)))
         _summon_company(game, rng, int(rng.integers(1, scene.summons + 1)))
         player = Player(style, rng, fire_rate=float(rng.choice((0.0, 0.0, 0.08))))
         for _ in range(frames):
@@ -196,7 +206,7 @@ def _act(game: Any, player: Player, tics: int) -> None:
         tics -= span
 
 
-def _wander(game: Any, rng: np.random.Generator, actions: int) -> None:
+def wander(game: Any, rng: np.random.Generator, actions: int) -> None:
     """Walks about with no recording, so that the camera ends up somewhere on the map."""
     player = Player("explore", rng)
     for _ in range(actions):
