@@ -167,6 +167,13 @@ def test_an_overlap_of_exactly_half_is_a_hit_by_coco_s_rule_alone(rule, expected
     assert score(HALF, rule).compute() == expected
 
 
+@pytest.mark.parametrize(("rule", "expected"), [(PUBLISHED, 51 / 101), (COCO, 1.0), (TORCHMETRICS, 1.0)])
+def test_of_two_objects_that_overlap_alike_each_rule_takes_its_own(rule, expected):
+    true = [(0, 5, 0, 15, 10), (0, 7, 0, 17, 10)]
+    found = [(0, 6, 0, 16, 10, 0.9), (0, 3, 0, 13, 10, 0.8)]  # the second fits the first object alone
+    assert score([(true, found)], rule).compute() == pytest.approx(expected)
+
+
 def test_the_hundred_best_of_a_class_and_frame_count():
     true = [(0, 0, 0, 10, 10), (1, 0, 0, 10, 10)]
     wrong = [(0, 50, 50, 60, 60, 0.9 - k / 1000) for k in range(100)]
