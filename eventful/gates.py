@@ -185,7 +185,7 @@ def _attention_packed(
     """Brings the buffers up to date; returns attention outputs (B, N, H, d)."""
     mode, ledger = run.options.attention, run.ledger
     if mode == "paper":
-        return attention.update_paper(state, rows, new, ledger, run.options.buffer_dtype)
+        return attention.update_paper(state, rows, new, ledger, run.options.paper_types)
     update = attention.update_exact if mode == "exact" else attention.recompute
     return update(state, rows, new, ledger)
 
@@ -198,7 +198,7 @@ def _attention_masked(
         raise ValueError("masked execution computes all rows")
     mode, ledger = run.options.attention, run.ledger
     if mode == "paper":
-        return attention.blend_paper(state, rows, new, ledger, run.options.buffer_dtype)
+        return attention.blend_paper(state, rows, new, ledger, run.options.paper_types)
     if mode == "exact" and not run.flush:
         attention.count_exact(ledger, rows)
     else:

@@ -30,6 +30,7 @@ from eventful.stream_checks import (
     fresh_state,
     look,
     matching_state,
+    to_flush,
 )
 from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
 
@@ -51,6 +52,7 @@ def wrap(
     saliency: Saliency | None = None,
     motion_compensation: bool = False,
     prefix: Prefix = "pinned",
+    product_dtype: torch.dtype | None = None,
 ) -> EventfulModel:
     """Makes a vision transformer eventful.
 
@@ -64,18 +66,19 @@ def wrap(
         reference: Errors against each token's last update (`updated`) or the previous frame (`previous`, STGT).
         gate_position: Where the qkv and MLP gates sit relative to their layer norm.
         buffer_dtype: Type in which `paper` stores its N x N buffers; None for the type of the tokens.
-        on_resize: What a frame of another size than the one before does: `error`, or `flush` of all streams. Models
-            with a fixed size refuse other sizes in any case.
+        on_resize: What a frame of another size than the one before does, if the model takes any size: `error`, or
+            `flush` of all streams.
         scene_cut: Flushes a stream by itself when its embedded tokens have changed by more than this share of what
-            they held: |change| / |deviation from their mean|, which is 0 for a standing picture and about 1.4 for an
-            unrelated one (less where position embeddings are large). None for never.
-        compile: Backend of `torch.compile` (usually `inductor`) for the token-wise layers on selected tokens; None
-            for none. The number of tokens is symbolic: nothing is compiled anew when it changes.
+            they held: |change| / |deviation from their mean|, 0 for a standing picture and about 1.4 for an unrelated
+            one (less where position embeddings are large). None for never.
+        compile: Backend of `torch.compile` (usually `inductor`) for the token-wise layers on selected tokens, however
+            many they are; None for none.
         saliency: How much the consumer of the outputs cares for each patch token, in [0, 1], for policies to see at
             the next frame: a function of what the model returns to (B, patches), or (B, 1) for the whole frame.
         motion_compensation: Moves what is stale along with the picture as a whole. Only with granularity "frame".
         prefix: `pinned`: class and register tokens are updated wherever another token is; `ordinary`: they are
             chosen, and counted, like any other, as in the published ViViT. Only with granularity "gate".
+        product_dtype: Type of attention weights, values and their sums in `paper`; as published: float16.
 
     Returns:
         A module that is called with frames (B, 3, H, W), one of each of B independent streams.
@@ -86,14 +89,14 @@ def wrap(
         ValueError: If an option has a value that does not exist.
     """
     how = (granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
-    options = Options(*how, motion_compensation, prefix)
+    options = Options(*how, motion_compensation, prefix, product_dtype)
     return EventfulModel(vit, policy, options, saliency)
 
 
 class EventfulModel(TimmInterface):
-    """A vision transformer with state, made by `wrap`, which says what the arguments are.
+    """A vision transformer with state, made by `wrap`. What runs is what `vit` holds now.
 
-    What runs is what `vit` holds now. New blocks or attention make the next frame a flush; other new layers do not.
+    New blocks or attention make the next frame a flush; other new layers do not.
     """
 
     def __init__(self, vit: nn.Module, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
@@ -171,12 +174,7 @@ class EventfulModel(TimmInterface):
         if streams is None or self._state is None:
             self._state = None
             return
-        for stream in streams:
-            if not 0 <= stream < self._state.streams:
-                raise IndexError(f"there is no stream {stream}; there are {self._state.streams}")
-        flush_B = self._state.flush_B.clone()
-        flush_B[list(streams)] = True
-        self._state.flush_B = flush_B
+        self._state.flush_B = to_flush(self._state, streams)
 
     def forward(self, frame: Tensor) -> Any:
         """What the wrapped model returns for a frame (B, 3, H, W); see `step` for errors."""

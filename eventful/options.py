@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
+from eventful.attention.buffers import PaperTypes
 from policies.protocol import Granularity
 
 AttentionMode = Literal["exact", "paper", "recompute"]
@@ -34,6 +35,7 @@ class Options:
     compile: str | None = None
     motion_compensation: bool = False
     prefix: Prefix = "pinned"
+    product_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         kinds = {
@@ -53,10 +55,6 @@ class Options:
             raise ValueError(f"compile must be a backend of torch.compile, one of {backends}, got {self.compile!r}")
         if self.scene_cut is not None and not self.scene_cut > 0:
             raise ValueError(f"scene_cut must be a positive share of change, or None, got {self.scene_cut}")
-        if self.buffer_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"buffer_dtype must be float32, bfloat16 or float16, got {self.buffer_dtype}")
-        if self.buffer_dtype is not None and self.attention != "paper":
-            raise ValueError('buffer_dtype is the type of the N x N buffers, which only attention="paper" has')
         if self.motion_compensation and self.granularity != "frame":
             raise ValueError('motion_compensation moves what one decision per frame leaves stale: granularity="frame"')
         if self.prefix == "ordinary" and self.granularity == "frame":
@@ -64,3 +62,14 @@ class Options:
                 'prefix="ordinary" needs granularity="gate": with one decision per frame a class token looks as if it '
                 "never changed, and would never be updated"
             )
+        for name, what in (("buffer_dtype", "the N x N buffers"), ("product_dtype", "products of stored weights")):
+            value = getattr(self, name)
+            if value not in (None, torch.float32, torch.bfloat16, torch.float16):
+                raise ValueError(f"{name} must be float32, bfloat16 or float16, got {value}")
+            if value is not None and self.attention != "paper":
+                raise ValueError(f'{name} is the type of {what}, which only attention="paper" has')
+
+    @property
+    def paper_types(self) -> PaperTypes:
+        """The types of `attention="paper"`."""
+        return PaperTypes(self.buffer_dtype, self.product_dtype)

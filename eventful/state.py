@@ -41,7 +41,7 @@ class AttentionState:
         q_BNHd: Queries; None with granularity "frame", which never needs old ones.
         k_BNHd: Keys with positions already applied.
         v_BNHd: Values.
-        out_BNHd: Attention outputs, float32 (`attention="exact"` and `"paper"`).
+        out_BNHd: Attention outputs, float32 (`attention="exact"` and `"paper"`) or the `product_dtype` of the latter.
         lse_BNH: Log-sum-exp of each row of logits, float32 (`attention="exact"` only).
         axes_BNHA: Biases of each query against key rows and key columns (`"exact"`, relative positions only).
         logits_BHNK: Query-key products, scaled (`attention="paper"` only).
@@ -149,7 +149,7 @@ class StreamState:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamState:
         """Moves all tensors; `dtype` applies to tokens and buffers.
 
-        Attention sums and log-sum-exps stay in float32, N x N buffers in the type that they are stored in; masks,
+        Attention sums and log-sum-exps stay in their types, N x N buffers in the type that they are stored in; masks,
         frame numbers and MACs keep their types.
         """
 

@@ -5,7 +5,7 @@ Shape suffixes: B streams, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -125,3 +125,17 @@ def editable(state: StreamState) -> StreamState:
     """A state whose containers can be filled anew, and whose tensors can be edited in the current grad mode."""
     leave_inference = not torch.is_inference_mode_enabled()
     return state.map(lambda x: x.clone() if leave_inference and x.is_inference() else x)
+
+
+def to_flush(state: StreamState, streams: Sequence[int]) -> Tensor:
+    """Which streams the next frame flushes (B,), bool, when those with the given indices are to be flushed, too.
+
+    Raises:
+        IndexError: If there is no such stream.
+    """
+    for stream in streams:
+        if not 0 <= stream < state.streams:
+            raise IndexError(f"there is no stream {stream}; there are {state.streams}")
+    flush_B = state.flush_B.clone()
+    flush_B[list(streams)] = True
+    return flush_B

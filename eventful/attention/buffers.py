@@ -5,6 +5,9 @@ Shape suffixes: H heads, d channels of a head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from eventful.rows import Rows
@@ -12,6 +15,29 @@ from eventful.state import AttentionState
 
 QKV = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values (..., H, d)."""
+
+
+@dataclass(frozen=True)
+class PaperTypes:
+    """In which types the published update of attention keeps and multiplies.
+
+    Attributes:
+        stored: Type of the N x N buffers; None for that of the queries.
+        product: Type of weights and values from their gates on, and of their running product: float16 as published.
+            None for weights as `stored`, multiplied and summed in float32.
+    """
+
+    stored: torch.dtype | None = None
+    product: torch.dtype | None = None
+
+    def weights(self, logits_BHNK: Tensor) -> Tensor:
+        """Softmax of logits, as it is kept."""
+        return logits_BHNK.float().softmax(-1).to(self.product or logits_BHNK.dtype)
+
+    @property
+    def sums(self) -> torch.dtype:
+        """Type in which weights and values are multiplied, and outputs kept."""
+        return self.product or torch.float32
 
 
 def write(state: AttentionState, rows: Rows, new: tuple[Tensor | None, Tensor, Tensor]) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eventful.attention import paper
-from eventful.attention.buffers import QKV, buffered, stream_of, write
+from eventful.attention.buffers import QKV, PaperTypes, buffered, stream_of, write
 from eventful.attention.kernels import partial_attention
 from eventful.attention.merge import merge
 from eventful.attention.protocol import GlobalLayer, changed_keys
@@ -101,22 +101,20 @@ class FullAttention(GlobalLayer):
         return buffered(state.out_BNHd)
 
     def update_paper(
-        self, state: AttentionState, rows: Rows, new: QKV | None, ledger: MacLedger, stored: torch.dtype | None
+        self, state: AttentionState, rows: Rows, new: QKV | None, ledger: MacLedger, types: PaperTypes
     ) -> Tensor:
         """See `AttentionLayer.update_paper`."""
         if new is not None:
-            paper.update_paper(self, state, rows, new, ledger, stored)
+            paper.update_paper(self, state, rows, new, ledger, types)
         return buffered(state.out_BNHd)
 
-    def blend_paper(
-        self, state: AttentionState, rows: Rows, new: QKV, ledger: MacLedger, stored: torch.dtype | None
-    ) -> Tensor:
+    def blend_paper(self, state: AttentionState, rows: Rows, new: QKV, ledger: MacLedger, types: PaperTypes) -> Tensor:
         """See `AttentionLayer.blend_paper`."""
         if isinstance(rows, AllRows):
             self.count_dense(ledger, float(rows.tokens), rows.tokens)
         else:
             paper.count_paper(self, ledger, rows)
-        return paper.blend_paper(self, state, rows, new, stored)
+        return paper.blend_paper(self, state, rows, new, types)
 
     def count_bias(self, ledger: MacLedger, rows: Amount) -> None:
         """See `GlobalLayer.count_bias`; there is none."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from eventful.attention.buffers import buffered
 from eventful.attention.full import FullAttention
 from eventful.attention.pooling import KeyPooling
-from eventful.attention.positions import RelativePositions
+from eventful.attention.relative import RelativePositions
 from eventful.macs.ledger import Amount, MacLedger
 from eventful.rows import PackedRows, Rows
 from eventful.state import AttentionState

@@ -12,10 +12,9 @@ from __future__ import annotations
 import abc
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from eventful.attention.buffers import QKV, buffered, write
+from eventful.attention.buffers import QKV, PaperTypes, buffered, write
 from eventful.macs.ledger import Amount, MacLedger
 from eventful.rows import PackedRows, Rows
 from eventful.state import AttentionState
@@ -99,7 +98,7 @@ class AttentionLayer(abc.ABC):
         return self.dense(buffered(state.q_BNHd), buffered(state.k_BNHd), buffered(state.v_BNHd))
 
     def update_paper(
-        self, state: AttentionState, rows: Rows, new: QKV | None, ledger: MacLedger, stored: torch.dtype | None
+        self, state: AttentionState, rows: Rows, new: QKV | None, ledger: MacLedger, types: PaperTypes
     ) -> Tensor:
         """The published update; layers without a global set of keys are token-wise only, as in the paper.
 
@@ -108,16 +107,14 @@ class AttentionLayer(abc.ABC):
             rows: Packed rows, or all rows.
             new: q, k, v of the rows (..., H, d); None if there are no rows.
             ledger: Takes the cost.
-            stored: Type of the N x N buffers; None for the type of q.
+            types: What is kept and multiplied in which type.
 
         Returns:
             Attention outputs of all tokens (B, N, H, d).
         """
         return self.recompute(state, rows, new, ledger)
 
-    def blend_paper(
-        self, state: AttentionState, rows: Rows, new: QKV, ledger: MacLedger, stored: torch.dtype | None
-    ) -> Tensor:
+    def blend_paper(self, state: AttentionState, rows: Rows, new: QKV, ledger: MacLedger, types: PaperTypes) -> Tensor:
         """The masked form of `update_paper`, which see for arguments."""
         self.count_dense(ledger, float(rows.tokens), rows.tokens)
         return self.blend(state, rows, new)

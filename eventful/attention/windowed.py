@@ -20,8 +20,8 @@ from torch import Tensor
 
 from eventful.attention.buffers import QKV, buffered, write
 from eventful.attention.cells import Cells
-from eventful.attention.positions import RelativePositions
 from eventful.attention.protocol import AttentionLayer
+from eventful.attention.relative import RelativePositions
 from eventful.macs.ledger import Amount, MacLedger
 from eventful.rows import PackedRows, Rows
 from eventful.state import AttentionState

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eventful.attention.buffers import QKV
 from eventful.attention.full import FullAttention
-from eventful.attention.positions import RopeTable
+from eventful.attention.rotary import RopeTable
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
 from eventful.families.block import Block, TokenWise, part

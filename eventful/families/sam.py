@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from eventful.attention.buffers import QKV
 from eventful.attention.cells import Cells
+from eventful.attention.derived import Derived
 from eventful.attention.full import FullAttention
 from eventful.attention.grid import GridAttention
 from eventful.attention.pooling import KeyPooling
-from eventful.attention.positions import RelativePositions, RopeTable
 from eventful.attention.protocol import AttentionLayer
+from eventful.attention.relative import RelativePositions, relative_array
+from eventful.attention.rotary import RopeTable
 from eventful.attention.windowed import WindowedAttention
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
 from eventful.families.block import Block, part
 from eventful.families.checks import check_forward, check_patch_drop, patch_grid
-from eventful.families.vitdet import PooledAttention
+from eventful.families.vitdet import ViTDetAttention
 from eventful.macs.ledger import linear_macs
 from eventful.rows import AllRows
 
@@ -85,10 +87,10 @@ class SAMBackbone(Backbone):
 def _checked(block: nn.Module, where: str) -> TimmBlock:
     if type(block) is not TimmBlock:
         raise UnsupportedModel(f"{where}: {type(block).__name__} is not SAM's pre-norm Block")
-    if type(block.attn) not in (Attention, PooledAttention):
-        raise UnsupportedModel(f"{where}.attn: {type(block.attn).__name__} is not SAM's Attention")
-    if isinstance(block.attn, PooledAttention) and (block.window_size or block.attn.rope is not None):
-        raise UnsupportedModel(f"{where}.attn: keys are pooled only in global blocks without rotary embeddings")
+    if type(block.attn) not in (Attention, ViTDetAttention):
+        raise UnsupportedModel(f"{where}.attn: {type(block.attn).__name__} is neither SAM's nor ViTDet's")
+    if isinstance(block.attn, ViTDetAttention) and (block.window_size or block.attn.rope is not None):
+        raise UnsupportedModel(f"{where}.attn: ViTDet's attention is global and has no rotary embeddings")
     return block
 
 
@@ -127,17 +129,32 @@ def _adapt(block: TimmBlock, grid: Grid, windows: Cells | None) -> Block:
 def _attention(block: TimmBlock, grid: Grid, windows: Cells | None) -> AttentionLayer:
     attn = block.attn
     size = (attn.num_heads, attn.head_dim, attn.scale)
-    pooling = KeyPooling(grid, attn.kv_pool) if isinstance(attn, PooledAttention) else None
+    pooling = KeyPooling(grid, attn.kv_pool) if isinstance(attn, ViTDetAttention) and attn.kv_pool > 1 else None
     positions = None
     if attn.use_rel_pos:
         queries = grid if windows is None else (windows.side, windows.side)
         keys = queries if pooling is None else pooling.cells.grid
-        positions = RelativePositions(lambda: (attn.rel_pos_h, attn.rel_pos_w), queries, keys)
+        positions = RelativePositions(_arrays(attn, queries), queries, keys)
     if windows is not None:
         return WindowedAttention(*size, windows, _padding(block, windows), positions)
     if positions is None and pooling is None:
         return FullAttention(*size)
     return GridAttention(*size, grid[0] * grid[1], positions, pooling)
+
+
+def _arrays(attn: Attention, grid: Grid) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Relative positions by the rule of the layer: ViTDet's own, or timm's."""
+    if isinstance(attn, ViTDetAttention):
+        return lambda: attn.relative_arrays(grid)
+    kept: Derived[tuple[Tensor, Tensor]] = Derived()
+
+    def arrays() -> tuple[Tensor, Tensor]:
+        rows_Ld, columns_Ld = tables = attn.rel_pos_h, attn.rel_pos_w
+        return kept.get(
+            tables, lambda: (relative_array(rows_Ld, grid[0], "table"), relative_array(columns_Ld, grid[1], "table"))
+        )
+
+    return arrays
 
 
 def _project(attn: Attention, tokens: Tensor) -> QKV:

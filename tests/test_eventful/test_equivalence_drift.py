@@ -15,8 +15,8 @@ from eventful.attention.cells import Cells
 from eventful.attention.full import FullAttention
 from eventful.attention.grid import GridAttention
 from eventful.attention.pooling import KeyPooling
-from eventful.attention.positions import RelativePositions
 from eventful.attention.protocol import AttentionLayer
+from eventful.attention.relative import RelativePositions, relative_array
 from eventful.attention.windowed import WindowedAttention
 from eventful.macs.ledger import MacLedger
 from eventful.rows import AllRows, MaskedRows, PackedRows
@@ -27,22 +27,23 @@ GRID = (7, 9)
 N = GRID[0] * GRID[1]
 
 
-def tables(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def arrays(grid: tuple[int, int], pool: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    made = [torch.randn(2 * side - 1, d, generator=generator) * 0.3 for side in grid]
+    tables = [torch.randn(2 * side - 1, d, generator=generator) * 0.3 for side in grid]
+    made = [relative_array(table, side, "array", pool) for table, side in zip(tables, grid, strict=True)]
     return made[0], made[1]
 
 
 def grid_attention(positions: bool, pool: int) -> GridAttention:
     pooling = KeyPooling(GRID, pool) if pool > 1 else None
     keys = GRID if pooling is None else pooling.cells.grid
-    fixed = tables(GRID)
+    fixed = arrays(GRID, pool)
     relative = RelativePositions(lambda: fixed, GRID, keys) if positions else None
     return GridAttention(H, d, d**-0.5, N, relative, pooling)
 
 
 def windowed() -> WindowedAttention:
-    fixed, pad = tables((4, 4)), torch.randn(3, 16, H, d, generator=torch.Generator().manual_seed(6))
+    fixed, pad = arrays((4, 4)), torch.randn(3, 16, H, d, generator=torch.Generator().manual_seed(6))
     relative = RelativePositions(lambda: fixed, (4, 4), (4, 4))
     return WindowedAttention(H, d, d**-0.5, Cells(GRID, 4), lambda: (pad[0], pad[1], pad[2]), relative)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import eventful
 import policies
+from eventful.attention.buffers import PaperTypes
 from eventful.attention.full import FullAttention
 from eventful.attention.paper import blend_paper, update_paper
 from eventful.families import adapt
@@ -69,16 +70,26 @@ def test_update_is_the_published_formula() -> None:
 
 
 # In half precision the last bit of the products can decide how an entry of a buffer is rounded.
-@pytest.mark.parametrize(("stored", "atol"), [(None, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
-def test_packed_equals_masked_over_many_frames(stored: torch.dtype | None, atol: float) -> None:
+@pytest.mark.parametrize(
+    ("types", "atol"),
+    [
+        (PaperTypes(), 2e-5),
+        (PaperTypes(stored=torch.bfloat16), 2e-2),
+        (PaperTypes(stored=torch.float16), 2e-3),
+        (PaperTypes(product=torch.float16), 2e-2),
+    ],
+)
+def test_packed_equals_masked_over_many_frames(types: PaperTypes, atol: float) -> None:
     attention, packed, masked = FullAttention(H, d, d**-0.5), AttentionState(), AttentionState()
     for t, (qkv, mask_BN) in enumerate(random_frames(100)):
         every = AllRows(B, N, in_place=False)
         rows = AllRows(B, N, in_place=True) if t == 0 else PackedRows.from_mask(mask_BN)
-        update_paper(attention, packed, rows, tuple(rows.take(x) for x in qkv), MacLedger(B, 1.0), stored)
-        out = blend_paper(attention, masked, every if t == 0 else MaskedRows(mask_BN), tuple(qkv), stored)
-        torch.testing.assert_close(packed.out_BNHd, out, atol=atol, rtol=0)
-    assert packed.weights_BHNK.dtype == packed.logits_BHNK.dtype == (stored or torch.float32)
+        update_paper(attention, packed, rows, tuple(rows.take(x) for x in qkv), MacLedger(B, 1.0), types)
+        out = blend_paper(attention, masked, every if t == 0 else MaskedRows(mask_BN), tuple(qkv), types)
+        torch.testing.assert_close(packed.out_BNHd.to(out.dtype), out, atol=atol, rtol=0)
+    assert packed.logits_BHNK.dtype == (types.stored or torch.float32)
+    assert packed.weights_BHNK.dtype == (types.product or types.stored or torch.float32)
+    assert packed.out_BNHd.dtype == (types.product or torch.float32)
 
 
 def test_blend_carries_gradients_to_the_mask() -> None:
@@ -116,13 +127,14 @@ OPTIONS = [
     {"reference": "previous"},
     {"gate_position": "before_norm", "reference": "previous", "buffer_dtype": torch.bfloat16},
     {"buffer_dtype": torch.float16},
+    {"product_dtype": torch.float16},
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_model_packed_equals_masked_also_when_they_alternate(options: dict[str, Any]) -> None:
     model = eventful.wrap(small_vit(), policies.All(), attention="paper", **options)
-    atol = 2e-2 if "buffer_dtype" in options else 1e-4
+    atol = 2e-2 if {"buffer_dtype", "product_dtype"} & options.keys() else 1e-4
     states, outs = [None] * 3, [None] * 3
     decide = [random_masks(1) for _ in range(3)]
     with torch.no_grad():
@@ -168,6 +180,8 @@ def test_a_reset_stream_is_flushed_beside_one_that_goes_on() -> None:
 def test_buffer_dtype_is_refused_where_there_is_no_such_buffer() -> None:
     with pytest.raises(ValueError, match='only attention="paper"'):
         Options(attention="exact", buffer_dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r'product_dtype .* only attention="paper"'):
+        Options(attention="recompute", product_dtype=torch.float16)
     with pytest.raises(ValueError, match="float32, bfloat16 or float16"):
         Options(attention="paper", buffer_dtype=torch.int8)
     with pytest.raises(ValueError, match="exact, paper, recompute"):
