@@ -86,7 +86,12 @@ def convert(arrays: Mapping[str, Tensor], layouts: Sequence[Layout], source: str
         known = "; ".join(one.name for one in layouts)
         raise UserError(f"{source} is none of the known checkpoints ({known}); it begins with {_listed(arrays, 3)}")
     dropped = [name for name in arrays if layout.is_dropped(name)]
-    origin = {layout.renamed(name): name for name in arrays if not layout.is_dropped(name)}
+    origin: dict[str, str] = {}
+    for name in arrays:
+        if not layout.is_dropped(name):
+            other = origin.setdefault(layout.renamed(name), name)
+            if other != name:
+                raise UserError(f"{source}: {other} and {name} are both for {layout.renamed(name)}")
     wrong, state = [], {}
     for name in own.keys() & origin.keys():
         value = arrays[origin[name]]

@@ -1,0 +1,59 @@
+"""`python -m envs.convert FILE --to OUT.safetensors`: a published checkpoint as a weights file of this package."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from envs.convert.arrays import read_arrays
+from envs.convert.names import Layout, convert
+from envs.convert.vitdet import LAYOUTS as VITDET
+from eventful.cli import run
+from eventful.errors import UserError
+
+LAYOUTS: tuple[Layout, ...] = (*VITDET,)
+"""All checkpoints that are known."""
+
+
+def convert_file(path: Path, out: Path, layouts: Sequence[Layout] = LAYOUTS) -> str:
+    """Converts a checkpoint; returns what was recognised, in a few lines.
+
+    Raises:
+        UserError: If the checkpoint is none of those that are known, or not quite, or `out` is no .safetensors file.
+        OSError: If a file cannot be read or written.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"--to {out}: the result is a .safetensors file, and must be called so")
+    arrays = read_arrays(path)
+    converted = convert(arrays, layouts, f"checkpoint {path}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(converted.state, out, metadata={"layout": converted.layout.name})
+    values = sum(value.numel() for value in converted.state.values())
+    lines = [
+        f"{path}: {converted.layout.name}",
+        f"{len(converted.state)} of {len(arrays)} arrays, {values / 1e6:.1f} million values, written to {out}",
+    ]
+    if converted.dropped:
+        lines.append(f"known and left out, as nothing here uses it: {', '.join(sorted(converted.dropped))}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command; see the module."""
+    known = "\n".join(f"  {layout.name}" for layout in LAYOUTS)
+    parser = argparse.ArgumentParser(
+        prog="python -m envs.convert",
+        description=f"Converts a published checkpoint (.pth, .pkl, .safetensors). Known are:\n{known}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="the checkpoint")
+    parser.add_argument("--to", type=Path, required=True, metavar="OUT.safetensors", help="file to write")
+    options = parser.parse_args(argv)
+    print(convert_file(options.file, options.to))
+
+
+if __name__ == "__main__":
+    run("python -m envs.convert", main)

@@ -1,0 +1,119 @@
+"""ViTDet detectors: a timm vision transformer whose head finds objects, so that all of it can be made eventful.
+
+Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (2022); the models that Eventful
+Transformers (2023) were measured on. `vit(frame)` takes frames on their square canvas (`envs.vitdet.canvas`) and returns
+detections; `vit.forward_features(frame)` returns the last map of the backbone.
+
+    vit = vitdet_b_vid(672)
+    model = eventful.wrap(vit, policies.TopR(256), attention="paper", product_dtype=torch.float16)
+    found = detections(model(frame))
+
+Shape suffixes: B streams, D channels of the backbone, K boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timm.models.vision_transformer_sam import VisionTransformerSAM
+from torch import Tensor, nn
+
+from envs.backbones import fill, read_weights
+from envs.vitdet.proposals import ProposalGenerator
+from envs.vitdet.pyramid import SimplePyramid
+from envs.vitdet.roi_heads import Cascade, ROIHeads, SingleStage
+from eventful.attention.relative import RelativeResize
+from eventful.families.vitdet import vitdet_b
+
+COCO_CLASSES = 80
+VID_CLASSES = 30
+
+_PATCH = 16
+
+
+class DetectionHead(nn.Module):
+    """Everything after the backbone.
+
+    Args:
+        dim: D.
+        proposals: Most proposals of a frame.
+        roi_heads: What looks into the proposed boxes.
+    """
+
+    def __init__(self, dim: int, proposals: int, roi_heads: ROIHeads) -> None:
+        super().__init__()
+        self.pyramid = SimplePyramid(dim)
+        self.proposal_generator = ProposalGenerator(proposals)
+        self.roi_heads = roi_heads
+
+    def forward(self, features_BDYX: Tensor) -> Tensor:
+        """Detections (B, 100, 6): box (xyxy, pixels of the canvas), score and class; rows of zeros after the last.
+
+        Boxes are clipped to the canvas, not to the frame that lies on it.
+        """
+        size = (features_BDYX.shape[-2] * _PATCH, features_BDYX.shape[-1] * _PATCH)
+        levels = self.pyramid(features_BDYX)
+        proposed = self.proposal_generator(levels, size)
+        return self.roi_heads(levels, [boxes_K4 for boxes_K4, _ in proposed], size)
+
+
+def with_head(backbone: VisionTransformerSAM, head: DetectionHead) -> VisionTransformerSAM:
+    """The backbone with the head in place of a classifier, in evaluation mode."""
+    backbone.head = head
+    return backbone.eval()
+
+
+def vid_head(dim: int = 768) -> DetectionHead:
+    """Faster R-CNN for the 30 classes of ImageNet VID, with random weights."""
+    return DetectionHead(dim, 300, SingleStage(VID_CLASSES))
+
+
+def coco_head(dim: int = 768) -> DetectionHead:
+    """Cascade R-CNN for the 80 classes of COCO, with random weights; masks are left out."""
+    return DetectionHead(dim, 1000, Cascade(COCO_CLASSES))
+
+
+def vitdet_b_vid(
+    image_size: int = 1024,
+    kv_pool: bool = False,
+    relative_resize: RelativeResize = "array",
+    weights: Path | str | None = None,
+    device: torch.device | str | None = None,
+) -> VisionTransformerSAM:
+    """ViTDet-B for ImageNet VID.
+
+    Args:
+        image_size: Side of the canvas; 1024 and 672 were published. The weights are the same for all sizes.
+        kv_pool: Whether global blocks average keys and values over 2x2 tokens.
+        relative_resize: What is stretched at other sizes than 1024; see `eventful.families.vitdet.vitdet`.
+        weights: File that `python -m envs.convert` wrote; random weights if None.
+        device: Where to make the weights; "meta" for shapes only.
+
+    Raises:
+        UserError: If the weights are of another model, or cannot be read.
+        OSError: If their file is missing.
+    """
+    return _detector(vid_head, vitdet_b(image_size, kv_pool, device, relative_resize), weights)
+
+
+def vitdet_b_coco(
+    image_size: int = 1024,
+    kv_pool: bool = False,
+    relative_resize: RelativeResize = "table",
+    weights: Path | str | None = None,
+    device: torch.device | str | None = None,
+) -> VisionTransformerSAM:
+    """ViTDet-B with a cascade, for COCO; see `vitdet_b_vid`. detectron2, which trained it, stretches the table."""
+    return _detector(coco_head, vitdet_b(image_size, kv_pool, device, relative_resize), weights)
+
+
+def _detector(
+    make_head: Callable[[int], DetectionHead], backbone: VisionTransformerSAM, weights: Path | str | None
+) -> VisionTransformerSAM:
+    with next(backbone.parameters()).device:
+        detector = with_head(backbone, make_head(backbone.embed_dim))
+    if weights is not None:
+        fill(detector, read_weights(weights), str(weights))
+    return detector
