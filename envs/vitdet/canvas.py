@@ -1,7 +1,7 @@
 """The square canvas that frames lie on, as the published VID models were fed.
 
-A frame is resized, normalised, and filled up at the bottom and on the right with zeros, which are the mean colour. For a
-canvas of E pixels the short edge becomes 640 E // 1024, unless the long edge would be longer than E.
+A frame is resized, normalised, and filled up at the bottom and on the right with zeros, which are the mean colour. For
+a canvas of E pixels the short edge becomes 640 E // 1024, unless the long edge would be longer than E.
 
 Shape suffixes: B streams, H height, W width of a frame, E side of the canvas; a trailing 4 is a box.
 """

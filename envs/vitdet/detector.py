@@ -1,8 +1,8 @@
 """ViTDet detectors: a timm vision transformer whose head finds objects, so that all of it can be made eventful.
 
 Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (2022); the models that Eventful
-Transformers (2023) were measured on. `vit(frame)` takes frames on their square canvas (`envs.vitdet.canvas`) and returns
-detections; `vit.forward_features(frame)` returns the last map of the backbone.
+Transformers (2023) were measured on. `vit(frame)` takes frames on their square canvas (`envs.vitdet.canvas`) and
+returns detections; `vit.forward_features(frame)` returns the last map of the backbone.
 
     vit = vitdet_b_vid(672)
     model = eventful.wrap(vit, policies.TopR(256), attention="paper", product_dtype=torch.float16)

@@ -283,8 +283,8 @@ def test_the_ledger_counts_what_is_computed(name: str, mode: dict[str, Any]) -> 
             float(macs.sum()) for kind, macs in state.macs.by_operation.items() if kind not in ("gates", "merge")
         )
         if "SAM" in name or "ViTDet" in name:
-            # Besides: the projection of one padding token. With one decision a frame, the ledger counts queries at their
-            # share of all windows, padding included; what runs are the rows of each window, filled up to the most.
+            # Besides: the projection of one padding token. With one decision a frame, the ledger counts queries at
+            # their share of all windows, padding included; what runs are a window's rows, filled up to the most.
             assert 0.99 * told <= counted <= 1.01 * told
         else:
             assert counted == told
