@@ -18,7 +18,8 @@ from torch import Tensor
 from envs.convert.names import convert
 from envs.convert.vitdet import AUTHORS
 from envs.vitdet.canvas import Canvas
-from envs.vitdet.detector import vid_head, with_head
+from envs.vitdet.detector import VID_CLASSES, DetectionHead, with_head
+from envs.vitdet.roi_heads import SingleStage
 from eventful.families.vitdet import vitdet
 
 Shapes = dict[str, tuple[int, ...]]
@@ -127,10 +128,10 @@ def small_backbone(kv_pool: int = 1, relative: int = 20, device: torch.device | 
         return vitdet(320, 48, 4, 3, 6, (1, 3), kv_pool, position_side=7, relative_side=relative).eval()
 
 
-def small_model(device: torch.device | str = "cpu") -> VisionTransformerSAM:
+def small_model(device: torch.device | str = "cpu", proposals: int = 300) -> VisionTransformerSAM:
     """The small detector, with random weights."""
     with torch.device(device):
-        return with_head(small_backbone(), vid_head(48))
+        return with_head(small_backbone(), DetectionHead(48, proposals, SingleStage(VID_CLASSES)))
 
 
 def golden_backbone(kv_pool: int = 1, relative: int = 20) -> VisionTransformerSAM:

@@ -1,7 +1,4 @@
-"""Arrays by name out of checkpoint files of any kind, without running anything that is in them.
-
-Shape suffixes: none.
-"""
+"""Arrays by name out of checkpoint files of any kind, without running anything that is in them."""
 
 from __future__ import annotations
 
@@ -92,11 +89,15 @@ def _read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             return _ArraysOnly(file, encoding="latin1").load()
-        except pickle.UnpicklingError as error:
+        except _Refused as error:
             raise UserError(f"checkpoint {path}: {error}") from error
         except Exception as error:
             # A damaged pickle is a program gone wrong: it can raise anything.
             raise UserError(f"checkpoint {path} is no pickled table of arrays: {type(error).__name__}") from error
+
+
+class _Refused(pickle.UnpicklingError):
+    """Something that is no array."""
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -106,13 +107,20 @@ class _ArraysOnly(pickle.Unpickler):
         """The only way of a pickle to any code."""
         if (module, name) == ("_codecs", "encode"):
             return _latin1
+        if (module, name) in (("builtins", "bytes"), ("__builtin__", "bytes")):
+            return _no_bytes
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"holds {module}.{name}; only numpy arrays are read, as loading can run code")
+            raise _Refused(f"holds {module}.{name}; only numpy arrays are read, as loading can run code")
         return _ALLOWED[module, name]
+
+
+def _no_bytes() -> bytes:
+    """The bytes of an empty array in old pickles."""
+    return b""
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """The bytes of an array, which old pickles hold as text."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"holds bytes encoded as {encoding!r}, which no array has")
+        raise _Refused(f"holds bytes encoded as {encoding!r}, which no array has")
     return text.encode("latin1")

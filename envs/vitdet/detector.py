@@ -61,7 +61,7 @@ class DetectionHead(nn.Module):
 
 def with_head(backbone: VisionTransformerSAM, head: DetectionHead) -> VisionTransformerSAM:
     """The backbone with the head in place of a classifier, in evaluation mode."""
-    backbone.head = head
+    backbone.head = head  # type: ignore[assignment]  # timm has a classifier here
     return backbone.eval()
 
 

@@ -156,8 +156,8 @@ def vitdet(
         embed_dim=embed_dim,
         depth=depth,
         num_heads=heads,
-        embed_layer=partial(PositionedPatchEmbed, position_side=position_side or side),
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        embed_layer=partial(PositionedPatchEmbed, position_side=position_side or side),  # type: ignore[arg-type]
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]  # timm calls it
         use_abs_pos=False,
         window_size=window,
         global_attn_indexes=tuple(global_blocks),

@@ -24,7 +24,7 @@ def model() -> VisionTransformerSAM:
     """A small detector with weights that let it find something."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = small_model()
+    model = small_model(proposals=20)
     for name, weight in model.named_parameters():
         if weight.dim() > 1 and name.startswith("head."):
             nn.init.normal_(weight, std=weight[0].numel() ** -0.5)

@@ -116,11 +116,12 @@ def test_detections_of_a_video_dense_and_eventful(model: VisionTransformerSAM) -
     wrapped = eventful.wrap(model, policies.TopR(100), attention="paper")
     with torch.inference_mode():
         (dense,) = detections(model(golden_input(0)))
-        found = [detections(wrapped(golden_input(t)))[0] for t in range(3)]
+        for t in range(2):
+            wrapped.forward_features(golden_input(t))
+        (third,) = detections(wrapped(golden_input(2)))
     near(dense["boxes"][:2], [[173.991, 179.417, 205.89, 221.733], [106.039, 153.462, 159.99, 184.026]], 1e-2)
     near(dense["scores"][:3], [0.137582, 0.125972, 0.119779], 1e-5)
     assert dense["labels"][:6].tolist() == [16, 16, 8, 16, 16, 8]
-    torch.testing.assert_close(found[0]["boxes"], dense["boxes"], atol=1e-2, rtol=0)
-    near(found[2]["boxes"][:2], [[0.223286, 102.092, 40.2149, 146.984], [2.46202, 231.405, 45.6863, 293.591]], 1e-2)
-    near(found[2]["scores"][:3], [0.145392, 0.131507, 0.124258], 1e-5)
-    assert found[2]["labels"][:3].tolist() == [8, 8, 8]
+    near(third["boxes"][:2], [[0.223286, 102.092, 40.2149, 146.984], [2.46202, 231.405, 45.6863, 293.591]], 1e-2)
+    near(third["scores"][:3], [0.145392, 0.131507, 0.124258], 1e-5)
+    assert third["labels"][:3].tolist() == [8, 8, 8]
