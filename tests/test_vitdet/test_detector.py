@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from golden_vitdet import small_backbone, small_model
+from golden_vitdet import golden_frame, small_backbone, small_model
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
@@ -161,3 +164,13 @@ def test_derived_values_are_computed_when_something_changed() -> None:
     source.requires_grad_()
     assert get(2).requires_grad and get(2) is not get(2)
     assert copy.deepcopy(kept)._value is None
+
+
+def test_the_page_about_it_runs(model: VisionTransformerSAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "vitdet.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.setattr("envs.vitdet.detector.vitdet_b_vid", lambda size, weights: model)
+    namespace: dict[str, Any] = {"video": [golden_frame(t) for t in range(2)]}
+    exec(code, namespace)
+    assert namespace["boxes"].shape[1] == 4 and len(namespace["boxes"])
+    assert namespace["boxes"].max() <= 320 and float(namespace["model"].macs.share[0]) < 1
