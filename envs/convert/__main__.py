@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from envs.convert.arrays import read_arrays
 from envs.convert.names import Layout, convert
 from envs.convert.vitdet import LAYOUTS as VITDET
+from envs.convert.vivit import LAYOUTS as VIVIT
 from eventful.cli import run
 from eventful.errors import UserError
 
-LAYOUTS: tuple[Layout, ...] = (*VITDET,)
+LAYOUTS: tuple[Layout, ...] = (*VITDET, *VIVIT)
 """All checkpoints that are known."""
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     known = "\n".join(f"  {layout.name}" for layout in LAYOUTS)
     parser = argparse.ArgumentParser(
         prog="python -m envs.convert",
-        description=f"Converts a published checkpoint (.pth, .pkl, .safetensors). Known are:\n{known}",
+        description=f"Converts a published checkpoint (.pth, .pyth, .pkl, .safetensors). Known are:\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, help="the checkpoint")
