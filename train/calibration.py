@@ -64,7 +64,8 @@ def calibration_frames(task: VideoTask, clips: Sequence[Clip], streams: int, fra
     """
     long_enough = [clip for clip in clips if len(clip) >= 2]
     if not long_enough:
-        raise ValueError("calibration needs clips of at least two frames")
+        longest = max((len(clip) for clip in clips), default=0)
+        raise ValueError(f"calibration needs clips of at least 2 frames; of {len(clips)} the longest has {longest}")
     stride = max(len(long_enough) // streams, 1)
     picked = long_enough[::stride][:streams]
     device = next(task.model.parameters()).device

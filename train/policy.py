@@ -101,11 +101,12 @@ class _Run:
         self._out = Path(config.out)
         self._objective, self._rewarded = objective_of(config, task), reward_of(config, task)
         self._clips = task.clips("train")
-        self._frames: CalibrationFrames = calibration_frames(
-            task, self._clips, max(config.calibration_streams // 2, 1), max(config.calibration_frames // 3, 2)
-        )
         budgets = (config.budget_min, config.budget_max)
-        self._source = StreamSource(self._clips, distributed.share_out(config.streams, *ranks), budgets)
+        with cli.user_input("split train"):
+            self._frames: CalibrationFrames = calibration_frames(
+                task, self._clips, max(config.calibration_streams // 2, 1), max(config.calibration_frames // 3, 2)
+            )
+            self._source = StreamSource(self._clips, distributed.share_out(config.streams, *ranks), budgets)
 
     def run(self) -> Path:
         """All stages, those that a checkpoint has already behind it left out."""

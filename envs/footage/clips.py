@@ -9,7 +9,7 @@ from pathlib import Path
 
 from envs.footage.decoded import Alteration, default_cache, load_footage, videos_in
 from envs.footage.model_input import ModelInput
-from envs.footage.ranges import SPLITS, SplitRanges
+from envs.footage.ranges import LEAST, SPLITS, SplitRanges
 from envs.task import Clip
 from eventful.errors import UserError
 
@@ -28,7 +28,7 @@ class FootageClips:
         alteration: What is done to the resized frames; None for nothing.
 
     Raises:
-        UserError: If the length of the clips is below 1.
+        UserError: If the length of the clips is below 2.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class FootageClips:
         cache: str | Path | None = None,
         alteration: Alteration | None = None,
     ) -> None:
-        if clip_length < 1:
-            raise UserError(f"clip_length must be at least 1, got {clip_length}")
+        if clip_length < LEAST:
+            raise UserError(f"clip_length must be at least {LEAST}, as the first frame is a flush; got {clip_length}")
         self._task, self._ranges, self._length = task, ranges, clip_length
         self.video = None if video is None else Path(video)
         self._input, self._alteration = model_input, alteration

@@ -11,6 +11,8 @@ from eventful.errors import UserError
 SPLITS = ("train", "val", "test")
 TRAIN_SHARE = 0.7
 VAL_SHARE = 0.1
+LEAST = 2
+"""Frames of a split at least: the first is a flush, so one must be left to decide on."""
 
 Range = tuple[int, int | None]
 """First frame, and the one after the last; None for the end of the video."""
@@ -21,8 +23,8 @@ class SplitRanges:
     """The ranges of frames that were asked for.
 
     Attributes:
-        train: Frames to train on; None for what lies before `test`, or 70 % of the video. Their last tenth is the
-            split `val`.
+        train: Frames to train on; None for what lies before `test`, or 70 % of the video. Their last tenth, two
+            frames at least, is the split `val`.
         test: Frames to evaluate on; None for what lies behind `train`.
     """
 
@@ -64,18 +66,34 @@ class SplitRanges:
             UserError: If the video is too short for it.
         """
         train, test = self.train, self.test
-        train = train or (0, test[0] if test else max(round(total * TRAIN_SHARE), 1))
+        train = train or (0, test[0] if test else round(total * TRAIN_SHARE))
         start, end = train[0], total if train[1] is None else train[1]
-        border = max(end - max(round((end - start) * VAL_SHARE), 1), start)
+        border = max(end - max(round((end - start) * VAL_SHARE), LEAST), start)
         test = test or (end, None)
         ranges = {"train": (start, border), "val": (border, end), "test": (test[0], test[1] or total)}
         first, last = ranges[split]
-        if not 0 <= first < last <= total:
+        if last > total:
             raise UserError(
-                f"video {video} has {total} frames (0-{total - 1}), which leaves split {split} no frames "
-                f"{first}-{last - 1}: set train_frames and test_frames"
+                f"video {video} has {_frames(total)} (0-{total - 1}), split {split} is to have {first}-{last - 1}: "
+                "set train_frames and test_frames"
+            )
+        if last - first < LEAST:
+            raise UserError(
+                f"video {video} has {_frames(total)}, of which split {split} gets {max(last - first, 0)}; it needs "
+                f"{LEAST}: give {_enough(self)}, or other train_frames and test_frames"
             )
         return first, last
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame" + ("" if count == 1 else "s")
+
+
+def _enough(asked: SplitRanges) -> str:
+    """The footage that has enough frames for all splits."""
+    if asked.train is None and asked.test is None:
+        return f"a video of at least {len(SPLITS) * LEAST} frames"
+    return f"{2 * LEAST} frames to train_frames (the last {LEAST} or more are split val) and {LEAST} to test_frames"
 
 
 def _parse(text: str | None) -> Range | None:

@@ -129,7 +129,7 @@ def test_given_ranges(
 ) -> None:
     split = task(tmp_path, video=video, clip_length=50, **ranges)
     if expected is None:
-        with pytest.raises(UserError, match=r"has 100 frames \(0-99\), which leaves split train no frames"):
+        with pytest.raises(UserError, match=r"has 100 frames, of which split train gets 0; it needs 2: give 4 frames to"):
             split.clips("train")
         return
     assert tuple(frames_of(split.clips(name))[0] for name in ("train", "val", "test")) == expected
@@ -146,6 +146,28 @@ def test_mistakes_in_ranges(tmp_path: Path, video: Path) -> None:
         task(tmp_path, video=video).clips("tset")
     with pytest.raises(UserError, match="video=PATH"):
         task(tmp_path).clips("train")
+
+
+@pytest.mark.parametrize(
+    ("frames", "lacking"),
+    [(1, {"train": 0, "val": 1, "test": 0}), (3, {"train": 0, "test": 1}), (5, {"test": 1}), (6, {}), (12, {})],
+)
+def test_short_footage_is_enough_or_it_is_said_how_much_is(frames: int, lacking: dict[str, int], tmp_path: Path) -> None:
+    split = task(tmp_path, video=write_video(tmp_path / "short.mp4", frames))
+    for name in ("train", "val", "test"):
+        if name not in lacking:
+            assert min(len(clip) for clip in split.clips(name)) >= 2, name
+            continue
+        got = f"of which split {name} gets {lacking[name]}; it needs 2: give a video of at least 6 frames"
+        with pytest.raises(UserError, match=f"has {frames} frames?, {got}"):
+            split.clips(name)
+
+
+def test_clips_of_one_frame_are_refused(tmp_path: Path, video: Path) -> None:
+    with pytest.raises(UserError, match="clip_length must be at least 2, as the first frame is a flush; got 1"):
+        task(tmp_path, video=video, clip_length=1)
+    with pytest.raises(UserError, match="split test gets 1; it needs 2: give 4 frames to train_frames .* 2 to test_fr"):
+        task(tmp_path, video=video, test_frames="99-").clips("test")
 
 
 def wrapped(state: dict[str, Any], prefix: str, **others: Any) -> dict[str, Any]:

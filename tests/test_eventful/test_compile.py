@@ -75,6 +75,20 @@ def test_masked_execution_is_not_compiled() -> None:
     assert counters["stats"]["unique_graphs"] == 0
 
 
+@pytest.mark.parametrize("grad_mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    ("policy", "mode"), [(policies.TopR(5), MODES[1]), (policies.Threshold(1.0), MODES[0])], ids=["frame", "gate"]
+)
+def test_the_whole_model_may_be_compiled_from_outside(policy: policies.Policy, mode: dict[str, Any], grad_mode) -> None:
+    eager = eventful.wrap(build("ViT"), policy, **mode)
+    compiled = torch.compile(eventful.wrap(build("ViT"), policy, **mode), backend="eager")
+    with grad_mode():
+        for frame in clip(3):
+            torch.testing.assert_close(compiled(frame), eager(frame))
+            assert torch.equal(compiled.macs.total, eager.macs.total)
+    assert counters["stats"]["unique_graphs"] > 0
+
+
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(ValueError, match=r"one of .*inductor.*got 'indctor'"):
         eventful.wrap(build("ViT"), policies.All(), compile="indctor")
