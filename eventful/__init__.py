@@ -5,6 +5,11 @@
 ...     out = model(frame)
 """
 
+# ruff: noqa: E402, I001 (the check comes before everything that needs what it is about)
+from eventful.checks.shadowing import refuse_shadows
+
+refuse_shadows("policies")
+
 from eventful.errors import EventfulError, StreamError, UnsupportedModel
 from eventful.gates import drive
 from eventful.macs.ledger import FrameMacs

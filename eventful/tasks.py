@@ -22,7 +22,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from eventful.cli import user_input
+from eventful.checks.shadowing import DISTRIBUTION, refuse_shadows
+from eventful.cli import one_line, user_input
 from eventful.errors import UserError
 from eventful.stream_checks import Saliency
 from eventful.user_code import is_user_code, load_user_code
@@ -115,7 +116,13 @@ def _factory(name: str) -> Any:
         names = ", ".join(task_names()) or "none; is the package installed?"
         close = nearest(name, task_names())
         raise UserError(f"there is no task {name!r}{close} (installed tasks: {names}; your own: MODULE:CLASS)")
-    return next(iter(found)).load()
+    entry = next(iter(found))
+    try:
+        if entry.dist is not None and entry.dist.name == DISTRIBUTION:
+            refuse_shadows(entry.module.split(".")[0])
+        return entry.load()
+    except ImportError as error:
+        raise UserError(f"task {name} cannot be imported: {one_line(error)}") from error
 
 
 def _give(name: str) -> str:

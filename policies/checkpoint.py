@@ -68,7 +68,10 @@ def installed_names() -> list[str]:
 
 
 def _installed(name: str) -> Path:
-    return next(iter(entry_points(group=GROUP, name=name))).load()
+    try:
+        return next(iter(entry_points(group=GROUP, name=name))).load()
+    except ImportError as error:
+        raise CheckpointError(f"the package that brings checkpoint {name} cannot be imported: {error}") from error
 
 
 def _provenance(path: Path) -> Provenance:

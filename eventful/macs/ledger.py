@@ -78,8 +78,6 @@ class MacLedger:
         """Adds MACs, a number for all streams alike or one for each."""
         self._amounts[operation] = self._amounts.get(operation, 0.0) + amount
 
-    # Nothing to gain there, and under inference mode Dynamo's guards fail on tensors that share an array's memory.
-    @torch.compiler.disable
     def report(self) -> FrameMacs:
         """The sums. Amounts that carry gradients keep them."""
         by_operation = {name: self._per_stream(amount) for name, amount in self._amounts.items()}

@@ -129,7 +129,9 @@ def test_given_ranges(
 ) -> None:
     split = task(tmp_path, video=video, clip_length=50, **ranges)
     if expected is None:
-        with pytest.raises(UserError, match=r"has 100 frames, of which split train gets 0; it needs 2: give 4 frames to"):
+        with pytest.raises(
+            UserError, match=r"has 100 frames, of which split train gets 0; it needs 2: give 4 frames to"
+        ):
             split.clips("train")
         return
     assert tuple(frames_of(split.clips(name))[0] for name in ("train", "val", "test")) == expected
@@ -152,7 +154,9 @@ def test_mistakes_in_ranges(tmp_path: Path, video: Path) -> None:
     ("frames", "lacking"),
     [(1, {"train": 0, "val": 1, "test": 0}), (3, {"train": 0, "test": 1}), (5, {"test": 1}), (6, {}), (12, {})],
 )
-def test_short_footage_is_enough_or_it_is_said_how_much_is(frames: int, lacking: dict[str, int], tmp_path: Path) -> None:
+def test_short_footage_is_enough_or_it_is_said_how_much_is(
+    frames: int, lacking: dict[str, int], tmp_path: Path
+) -> None:
     split = task(tmp_path, video=write_video(tmp_path / "short.mp4", frames))
     for name in ("train", "val", "test"):
         if name not in lacking:

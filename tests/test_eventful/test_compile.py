@@ -86,7 +86,15 @@ def test_the_whole_model_may_be_compiled_from_outside(policy: policies.Policy, m
         for frame in clip(3):
             torch.testing.assert_close(compiled(frame), eager(frame))
             assert torch.equal(compiled.macs.total, eager.macs.total)
-    assert counters["stats"]["unique_graphs"] > 0
+
+
+def test_layers_are_compiled_inside_a_model_that_is_compiled_as_a_whole() -> None:
+    model = torch.compile(eventful.wrap(build("ViT"), policies.TopR(5), compile="eager"), backend="eager")
+    with torch.inference_mode():
+        model(clip(2)[0])
+        flush = counters["stats"]["unique_graphs"]
+        model(clip(2)[1])
+    assert counters["stats"]["unique_graphs"] >= flush + 3
 
 
 def test_an_unknown_backend_is_named() -> None:
