@@ -5,7 +5,7 @@
 ...     out = model(frame)
 """
 
-# ruff: noqa: E402, I001 (the check comes before everything that needs what it is about)
+# ruff: noqa: E402 (the check comes before everything that needs what it is about)
 from eventful.checks.shadowing import refuse_shadows
 
 refuse_shadows("policies")

@@ -226,11 +226,15 @@ def through_frame(
     return rows, tokens
 
 
-# Which rows run is known at run time only. A compiler around the whole model would cut it into dozens of graphs, and its
-# guards fail on the ledger's arrays under inference mode. What pays to be compiled is compiled by `wrap(compile=...)`.
-@torch.compiler.disable(reason="a frame follows its selections: compile its layers by eventful.wrap(compile=...)")
 def drive(generator: Generator[GateObservation, Selection, Result], decide: Decide) -> Result:
     """Runs a generator of decisions to its end and returns its result."""
+    return _drive(generator, decide)
+
+
+# Which rows run is known at run time only: a compiler around the whole model would cut it into dozens of graphs, and
+# its guards fail on the ledger's arrays under inference mode. What pays is compiled by `wrap(compile=...)`.
+@torch.compiler.disable(reason="a frame follows its selections: compile its layers by eventful.wrap(compile=...)")
+def _drive(generator: Generator[GateObservation, Selection, Result], decide: Decide) -> Result:
     try:
         observation = next(generator)
         while True:

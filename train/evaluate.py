@@ -39,6 +39,7 @@ from train.evaluation.rollout import Footage, evaluate_policy
 from train.evaluation.rules import Rules
 from train.evaluation.summary import summary
 from train.evaluation.tuning import Tuner
+from train.files.folder_lock import only_run_in
 from train.task_config import make_task, task_options
 
 TIMED = ("TopR", "CalibratedThreshold", "SaliencyThreshold")
@@ -62,7 +63,9 @@ def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Compariso
         plots.check_plotting()
     if config.threads:
         torch.set_num_threads(config.threads)
-    return _Evaluation(config, load_policies(config), task).run()
+    policies = load_policies(config)
+    with only_run_in(Path(config.out)):
+        return _Evaluation(config, policies, task).run()
 
 
 class _Evaluation:

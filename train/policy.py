@@ -15,6 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from train.estimators.oracle import OracleWarmStart
 from train.estimators.protocol import Estimator, WindowOptions
 from train.estimators.reinforce import ReinforceEstimator
 from train.estimators.streams import StreamSource
+from train.files.folder_lock import only_run_in
 from train.loop.start import StartRule, best_rule
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
@@ -66,7 +68,7 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     random.seed(config.seed)
-    with distributed.process_group(device) as ranks:
+    with distributed.process_group(device) as ranks, _folder(config, ranks):
         with distributed.first_one_first():
             # Whoever comes first records or decodes the clips; the others find them.
             task = make_task(config) if task is None else task
@@ -257,6 +259,11 @@ class _Run:
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:
             print(text, flush=True)
+
+
+def _folder(config: TrainConfig, ranks: tuple[int, int]) -> AbstractContextManager[None]:
+    """The folder of the run, for it alone; the first process holds it for all."""
+    return only_run_in(Path(config.out)) if ranks[0] == 0 else nullcontext()
 
 
 def _weights(objective: Objective) -> dict[str, float]:
