@@ -42,7 +42,7 @@ def with_overdue(selection: Selection, observation: GateObservation, max_age: in
     layout = observation.layout
     mask_BN = selection.as_mask(layout.tokens) | overdue(observation, max_age)
     mask_BN[:, : layout.pinned] |= mask_BN[:, layout.pinned :].any(1, keepdim=True)
-    return Selection(mask_BN=mask_BN)
+    return Selection(mask_BN=mask_BN, score_BN=selection.score_BN)
 
 
 def checked_max_age(max_age: int | None) -> int | None:

@@ -53,12 +53,14 @@ def checked_budget(budget: Budget | Sequence[float]) -> Budget:
     Raises:
         ValueError: If one of them is not in (0, 1].
     """
-    if isinstance(budget, Sequence) and not isinstance(budget, str):
-        budget = torch.tensor(budget, dtype=torch.float32)
+    if isinstance(budget, bool | str):
+        raise ValueError(f"budget must be a number, got {budget!r}")
     try:
-        values = torch.as_tensor(budget, dtype=torch.float32)
+        values = torch.as_tensor(budget, dtype=torch.float32, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"budget must be a number, got {budget!r}") from error
+        raise ValueError(f"budget must be a number, or one for each stream, got {budget!r}") from error
     if not values.numel() or not bool(((values > 0) & (values <= 1)).all()):
         raise ValueError(f"budget must be a share of the dense MACs in (0, 1], got {budget}")
-    return budget if isinstance(budget, Tensor) else float(budget)
+    if isinstance(budget, int | float):
+        return float(budget)
+    return budget if isinstance(budget, Tensor) else values

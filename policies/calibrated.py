@@ -41,7 +41,7 @@ class ScoreThreshold(nn.Module, BudgetedPolicy):
     def choose(self, observation: GateObservation, score_BN: Tensor) -> Selection:
         """The tokens to update, given their scores."""
         log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
-        return Selection.where(score_BN > log_h_B[:, None], observation)
+        return Selection.where(score_BN > log_h_B[:, None], observation, score_BN)
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
@@ -127,7 +127,7 @@ class GlobalTopR(Policy):
         if observation.gate == 0:
             self._follow(observation)
         relative_BN = error_BN / mean_B[:, None].clamp(min=torch.finfo(mean_B.dtype).tiny)
-        selection = Selection.where(relative_BN > memory["log_tau"].exp()[:, None], observation)
+        selection = Selection.where(relative_BN > memory["log_tau"].exp()[:, None], observation, relative_BN)
         memory["selected"] = memory["selected"] + selection.as_mask(layout.tokens).sum(1)
         return selection
 

@@ -13,17 +13,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
-from safetensors import SafetensorError
 
 from policies.learned import LearnedPolicy
 from policies.provenance import Provenance
+from policies.tensor_file import CheckpointError
 from policies.trainable import TrainablePolicy, class_name
 
 GROUP = "eventful.policies"
 
 
-class CheckpointError(ValueError):
-    """A policy checkpoint is missing, incomplete or damaged."""
+def set_aside(folder: Path) -> Path:
+    """Where a checkpoint's folder may stand for the moment in which another one takes its place."""
+    return folder.with_name(f"{folder.name}.old")
 
 
 def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy) -> TrainablePolicy:
@@ -41,6 +42,8 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
     path = Path(path_or_hub_id)
     if not path.exists() and str(path_or_hub_id) in installed_names():
         path_or_hub_id = path = _installed(str(path_or_hub_id))
+    elif not path.exists() and path.name and set_aside(path).exists():
+        path_or_hub_id = path = set_aside(path)
     if path.exists():
         _check_class(_provenance(path), path, kind)
     elif path.is_absolute() or len(path.parts) != 2 or str(path_or_hub_id).startswith("."):
@@ -49,15 +52,22 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
             f"or the name of an installed one ({', '.join(installed_names()) or 'there is none'})"
         )
     try:
-        # The hub's loader announces itself on stdout, where commands print their results.
+        # The hub's loader may announce itself on stdout, where commands print their results.
         with contextlib.redirect_stdout(io.StringIO()):
             policy = kind.from_pretrained(str(path_or_hub_id))
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path_or_hub_id} is not a readable policy checkpoint: {reason}") from error
+    except CheckpointError:
+        raise
     except OSError as error:
+        if path.exists():
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
         raise CheckpointError(
             f"no policy checkpoint at {path_or_hub_id}: neither a folder here nor to be had from the hub"
+        ) from error
+    except Exception as error:
+        # Whatever a constructor makes of settings that are not what it takes.
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path_or_hub_id} is not a readable policy checkpoint: {type(error).__name__}: {reason}"
         ) from error
     return policy.eval()
 
@@ -70,7 +80,7 @@ def installed_names() -> list[str]:
 def _installed(name: str) -> Path:
     try:
         return next(iter(entry_points(group=GROUP, name=name))).load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise CheckpointError(f"the package that brings checkpoint {name} cannot be imported: {error}") from error
 
 
@@ -80,8 +90,10 @@ def _provenance(path: Path) -> Provenance:
             raise CheckpointError(f"{path} has no {name}: not a policy checkpoint")
     try:
         config = json.loads((path / CONFIG_NAME).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path / CONFIG_NAME} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path / CONFIG_NAME} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path / CONFIG_NAME} must hold a table of settings")
     try:

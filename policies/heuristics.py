@@ -69,7 +69,7 @@ class Threshold(Policy):
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
-        return Selection.where(observation.error_BN > self.h, observation)
+        return Selection.where(observation.error_BN > self.h, observation, observation.error_BN)
 
 
 class Random(Policy):

@@ -142,12 +142,16 @@ class Selection:
     """The tokens that a gate updates; exactly one of the two forms is given.
 
     Attributes:
-        index_BM: Token indices, the same number M for each stream (static shapes).
+        index_BM: Token indices, int64, the same number M of different ones for each stream (static shapes).
         mask_BN: Bool, or float in [0, 1] for relaxed masks that carry gradients (masked execution only).
+        score_BN: Scores that it was made from, if any: gates refuse those that are no numbers, which nothing exceeds.
+        ranked: Whether the indices come from `top`, which makes no mistakes that gates would have to look for.
     """
 
     index_BM: Tensor | None = None
     mask_BN: Tensor | None = None
+    score_BN: Tensor | None = None
+    ranked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if (self.index_BM is None) == (self.mask_BN is None):
@@ -157,27 +161,23 @@ class Selection:
     def top(cls, score_BN: Tensor, r: int, prefix: int = 0) -> Selection:
         """The r tokens with the highest scores in each stream; the first `prefix` ones come first and count."""
         r = max(min(r, score_BN.shape[1]), 0)
-        if prefix and r:
-            r = max(r, prefix)
-            score_BN = score_BN.clone()
-            score_BN[:, :prefix] = torch.inf
-        index_BM = score_BN.topk(r, dim=1, sorted=False).indices
+        index_BM = _ranked(score_BN, r, prefix)
         # Ascending rows make the gathers and scatters that follow walk memory in order.
-        return cls(index_BM=index_BM.sort(dim=1).values)
+        made = cls(index_BM=index_BM.sort(dim=1).values, score_BN=score_BN)
+        object.__setattr__(made, "ranked", True)
+        return made
 
     @classmethod
     def top_counts(cls, score_BN: Tensor, r_B: Tensor, prefix: int = 0) -> Selection:
-        """Like `top`, with a count for each stream (B,)."""
-        if prefix:
-            score_BN = score_BN.clone()
-            score_BN[:, :prefix] = torch.inf
-            r_B = torch.where(r_B > 0, r_B.clamp(min=prefix), r_B)
-        rank_BN = score_BN.argsort(dim=1, descending=True).argsort(dim=1)
-        return cls(mask_BN=rank_BN < r_B.to(score_BN.device)[:, None])
+        """Like `top`, with a count for each stream (B,): what each would select alone, ties included."""
+        mask_BN = torch.zeros_like(score_BN, dtype=torch.bool)
+        for b, r in enumerate(r_B.clamp(0, score_BN.shape[1]).tolist()):
+            mask_BN[b, _ranked(score_BN[b : b + 1], r, prefix)[0]] = True
+        return cls(mask_BN=mask_BN, score_BN=score_BN)
 
     @classmethod
-    def where(cls, mask_BN: Tensor, observation: GateObservation) -> Selection:
-        """A bool mask, with the pinned tokens added.
+    def where(cls, mask_BN: Tensor, observation: GateObservation, score_BN: Tensor | None = None) -> Selection:
+        """A bool mask, made from scores or not, with the pinned tokens added.
 
         Pinned tokens, the prefix unless it is ordinary, are always brought up to date: they are selected where any
         other token is, or where they have changed themselves. (A class token enters the first block unchanged, but its
@@ -189,7 +189,7 @@ class Selection:
             changed_BP = observation.error_BN[:, :pinned] > 0
             others_B1 = mask_BN[:, pinned:].any(1, keepdim=True)
             mask_BN = torch.cat([changed_BP | others_B1, mask_BN[:, pinned:]], dim=1)
-        return cls(mask_BN=mask_BN)
+        return cls(mask_BN=mask_BN, score_BN=score_BN)
 
     @classmethod
     def all(cls, observation: GateObservation) -> Selection:
@@ -219,6 +219,15 @@ class Selection:
         if self.index_BM is None:
             raise ValueError("this Selection is a mask")
         return self.index_BM
+
+
+def _ranked(score_BN: Tensor, r: int, prefix: int) -> Tensor:
+    """Indices of the r highest scores (B, r) in any order; prefix tokens come first, and are all there if any is."""
+    if prefix and r:
+        r = max(r, prefix)
+        score_BN = score_BN.clone()
+        score_BN[:, :prefix] = torch.inf
+    return score_BN.topk(r, dim=1, sorted=False).indices
 
 
 class PolicyMismatch(ValueError):  # noqa: N818 (reads as what it is)

@@ -7,6 +7,7 @@ On disk it is the entry `provenance` of `config.json`: `{"format": 1, "task": {"
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +39,7 @@ class Provenance:
         """The record that a checkpoint holds; one that is ready-made as it is, an empty one for None.
 
         Raises:
-            ValueError: If it is of another format, or no such record.
+            ValueError: If it is of another format, or no such record; the message says what is wrong with it.
         """
         if value is None or isinstance(value, Provenance):
             return value or cls()
@@ -52,9 +53,15 @@ class Provenance:
             raise ValueError("provenance must hold tables `task`, `options` and `objective`")
         try:
             task, options, objective = json.loads(json.dumps([dict(table) for table in tables]))
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"provenance must be plain data: {error}") from error
-        return cls(str(task.pop("name", "")), task, options, str(value.get("policy", "")), objective)
+        name, policy = task.pop("name", ""), value.get("policy", "")
+        if not isinstance(name, str) or not isinstance(policy, str):
+            raise ValueError(f"provenance must name its task and policy by texts, got {name!r} and {policy!r}")
+        for kind, weight in objective.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise ValueError(f"provenance: the objective's {kind} must be a number, got {weight!r}")
+        return cls(name, task, options, policy, objective)
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data that `of` reads."""

@@ -114,7 +114,7 @@ class SaliencyOrSurprise(ScoreThreshold):
         """Those above the threshold, the most salient ones, and those that are overdue."""
         log_h_B = self.table(observation.gate, self.budget_per_stream(observation))
         mask_BN = (score_BN > log_h_B[:, None]) | most_salient(observation, self.salient)
-        return with_overdue(Selection.where(mask_BN, observation), observation, self.max_age)
+        return with_overdue(Selection.where(mask_BN, observation, score_BN), observation, self.max_age)
 
     def macs(self, layout: Layout) -> float:
         """See `Policy.macs`: the largest saliency around each token."""

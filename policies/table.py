@@ -32,7 +32,7 @@ class ThresholdTable(nn.Module):
     def __init__(self, budgets: Sequence[float], gates: int) -> None:
         super().__init__()
         ascending = all(a < b for a, b in itertools.pairwise(budgets))
-        if not budgets or not ascending or budgets[0] <= 0 or budgets[-1] > 1:
+        if not budgets or not ascending or not 0 < budgets[0] <= budgets[-1] <= 1:
             raise ValueError(f"budgets must ascend strictly within (0, 1], got {list(budgets)}")
         self.register_buffer("log_budget_K", torch.tensor(budgets, dtype=torch.float32).log())
         self.register_buffer("log_threshold_KG", torch.zeros(len(budgets), gates))

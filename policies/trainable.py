@@ -19,13 +19,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from huggingface_hub.constants import CONFIG_NAME
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from torch import Tensor, nn
 
 from policies.age_bound import checked_max_age, overdue, with_overdue
@@ -34,8 +35,10 @@ from policies.features import log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
 from policies.provenance import Provenance
 from policies.table import ThresholdTable
+from policies.tensor_file import read_tensors, write_tensors
 
 Select = Literal["threshold", "top"]
+_ON_THE_HUB = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 CERTAIN = 1e3
 """Score of a token that is updated in any case."""
 DEFAULT_BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
@@ -100,10 +103,12 @@ class TrainablePolicy(
         for name, value, known in (("select", select, Select), ("granularity", granularity, Granularity)):
             if value not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
-        if saliency_exponent < 0 or not saliency_floor > 0:
+        if not 0 <= saliency_exponent < math.inf or not 0 < saliency_floor < math.inf:
             raise ValueError(
                 f"saliency_exponent must be at least 0, saliency_floor above 0: {saliency_exponent=} {saliency_floor=}"
             )
+        if not 0 <= feedback < math.inf:
+            raise ValueError(f"feedback must be a number from 0, got {feedback}")
         self.gates, self.dim, self.granularity = gates, dim, granularity
         self.saliency_exponent, self.saliency_floor = saliency_exponent, saliency_floor
         self.select_by, self.feedback = select, feedback
@@ -178,7 +183,7 @@ class TrainablePolicy(
         else:
             if self.feedback:
                 score_BN = score_BN - self._offset(observation, budget_B)[:, None]
-            selection = Selection.where(score_BN > 0, observation)
+            selection = Selection.where(score_BN > 0, observation, score_BN)
         return with_overdue(selection, observation, self.max_age)
 
     def macs(self, layout: Layout) -> float:
@@ -224,8 +229,32 @@ class TrainablePolicy(
         return made | now | {"provenance": provenance.to_dict()}
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        super()._save_pretrained(save_directory)
-        (save_directory / CONFIG_NAME).write_text(json.dumps(self.settings(), sort_keys=True, indent=2))
+        text = json.dumps(self.settings(), sort_keys=True, indent=2)
+        (save_directory / CONFIG_NAME).write_text(text)
+        write_tensors(self, json.loads(text), save_directory / SAFETENSORS_SINGLE_FILE)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **settings: Any
+    ) -> TrainablePolicy:
+        """Called by `from_pretrained`. Checks all before anything is allocated in the sizes that the settings say."""
+        where = {name: settings.pop(name) for name in _ON_THE_HUB}
+        folder = Path(model_id)
+        files = [
+            folder / name if folder.is_dir() else Path(hf_hub_download(model_id, name, **where))
+            for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE)
+        ]
+        config = json.loads(files[0].read_text())
+        try:
+            with torch.device("meta"):
+                like = cls(**settings)
+        except (NotImplementedError, RuntimeError):
+            # A constructor that looks at the values of tensors, which those of the meta device have not.
+            like = cls(**settings)
+        tensors = read_tensors(files[1], config, like)
+        policy = cls(**settings)
+        policy.load_state_dict(tensors, strict=False)  # what has several names is stored under one
+        return policy.to(map_location)
 
 
 def class_name(kind: type) -> str:

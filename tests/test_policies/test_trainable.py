@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from old_checkpoints import without_checksum
 from seen import observation
 from torch import nn
 
@@ -102,8 +103,9 @@ def test_an_unknown_format_on_disk_ends_with_one_line(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_version_0_1_load(tmp_path: Path) -> None:
-    """Their record has no format, their settings no budget that was set later."""
+    """Their record has no format, their settings no budget that was set later, their tensors no checksum."""
     LearnedPolicy(1, 8).save_pretrained(tmp_path)
+    without_checksum(tmp_path)
     old = {
         "gates": 1, "dim": 8, "granularity": "frame", "hidden": 32, "projections": 8, "select": "threshold",
         "budget": 0.1, "feedback": 0.0, "budgets": [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8],
@@ -142,3 +144,27 @@ def test_its_own_cost_is_part_of_what_a_ranking_policy_spends() -> None:
     policy = Biased(1, 8, select="top", budget=6 / 13)
     assert policy.share(layout) == pytest.approx(0.1)
     assert policy.select(seen).as_mask(13).sum(1).tolist() == [5, 5], "the nearest to what is left of the budget"
+
+
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, lambda b: torch.tensor(b).numpy()])
+def test_a_budget_for_each_stream_may_come_in_any_form(kind) -> None:
+    policy = Biased(1, 8, select="top", budget=kind([0.1, 0.9]))
+    assert policy.select(observation()).as_mask(13).sum(1).tolist() == [1, 12]
+    policy.budget = 0.5
+    policy.budget = kind([0.9, 0.1])
+    assert policy.select(observation()).as_mask(13).sum(1).tolist() == [12, 1]
+    for wrong in (True, "0.1", ["0.1"], None):
+        with pytest.raises(ValueError, match="budget must be a number"):
+            policy.budget = wrong
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_are_broken_in_a_batch_as_in_a_single_stream(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    score_BN = torch.randint(0, 3, (4, 200), generator=draw).float()
+    r_B = torch.randint(0, 200, (4,), generator=draw)
+    for prefix in (0, 2):
+        batch_BN = policies.Selection.top_counts(score_BN, r_B, prefix).as_mask(200)
+        for b, r in enumerate(r_B.tolist()):
+            alone_1N = policies.Selection.top(score_BN[b : b + 1], r, prefix).as_mask(200)
+            assert torch.equal(batch_BN[b : b + 1], alone_1N), (b, r)

@@ -1,0 +1,101 @@
+"""The tensors of a policy on disk: written with a checksum, read only if they are exactly what the policy has.
+
+`model.safetensors` holds every tensor of the policy once; its metadata has `sha256`, the `content_hash` of the tensors
+and of the settings in `config.json` together. Files of version 0.1 have none, and are held to names, shapes, types and
+finite values alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from policies.content_hash import content_hash
+
+CHECKSUM = "sha256"
+
+
+class CheckpointError(ValueError):
+    """A policy checkpoint is missing, incomplete or damaged."""
+
+
+def write_tensors(module: nn.Module, config: Mapping[str, Any], path: Path) -> None:
+    """Writes a module's tensors.
+
+    Args:
+        module: Module to be stored; what it holds under several names is written under the first one.
+        config: Settings that are stored beside it, plain data as JSON gives it back.
+        path: File to write.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            seen.add(id(tensor))
+    checksum = content_hash({"config": config, "tensors": tensors})
+    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum})
+
+
+def read_tensors(path: Path, config: Mapping[str, Any], like: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU.
+
+    Args:
+        path: File written by `write_tensors`.
+        config: Settings that are stored beside it.
+        like: A module with the same tensors; they may be on the meta device.
+
+    Raises:
+        CheckpointError: If the file is damaged, has other tensors than the module, or values that are not finite.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no table)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    problem = _difference(like.state_dict(keep_vars=True), tensors)
+    if problem:
+        raise CheckpointError(f"{path} does not fit the settings beside it: {problem}")
+    stored = metadata.get(CHECKSUM)
+    if stored is not None and stored != content_hash({"config": config, "tensors": tensors}):
+        raise CheckpointError(
+            f"{path} or the config.json beside it is damaged, or was changed: the checksum is another "
+            "(settings are changed by loading the policy and saving it again)"
+        )
+    wild = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if wild:
+        raise CheckpointError(f"{path}: {_first(wild)} has values that are not finite")
+    return tensors
+
+
+def _difference(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What keeps tensors from being a module's; empty if nothing does."""
+    given = {id(own[name]) for name in found if name in own}
+    missing = [name for name, tensor in own.items() if name not in found and id(tensor) not in given]
+    if missing:
+        return f"it lacks {_first(missing)}"
+    unknown = [name for name in found if name not in own]
+    if unknown:
+        return f"it has {_first(unknown)}, which the policy has not"
+    for name, tensor in found.items():
+        if tensor.shape != own[name].shape:
+            return f"{name} is {tuple(tensor.shape)}, the policy's is {tuple(own[name].shape)}"
+        if not _fits(tensor.dtype, own[name].dtype):
+            return f"{name} is {tensor.dtype}, the policy's is {own[name].dtype}"
+    return ""
+
+
+def _fits(stored: torch.dtype, own: torch.dtype) -> bool:
+    """Whether values can be taken over as they are: half precision fits into single."""
+    return stored == own or (stored.is_floating_point and torch.promote_types(stored, own) == own)
+
+
+def _first(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
