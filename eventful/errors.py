@@ -15,6 +15,10 @@ class StreamError(EventfulError, ValueError):
     """A frame does not fit its stream: other size, other batch, NaN pixels."""
 
 
+class SelectionError(EventfulError, ValueError):
+    """A selection does not fit the gate: wrong shape, tokens that there are not, scores that are no numbers."""
+
+
 class UserError(EventfulError, ValueError):
     """What the user asked for cannot be done; the message says what, where, and what would be right."""
 

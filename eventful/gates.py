@@ -18,13 +18,14 @@ from torch import Tensor
 
 from eventful.attention.buffers import QKV, buffered, write
 from eventful.attention.protocol import AttentionLayer
+from eventful.checks.selections import checked
 from eventful.families.block import Block
 from eventful.frame_plan import FramePlan
 from eventful.macs.ledger import MacLedger
 from eventful.options import Options
 from eventful.rows import AllRows, Counts, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
-from policies.protocol import GateObservation, Selection
+from policies.protocol import GateObservation, Policy, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
 Decide = Callable[[GateObservation], Selection]
@@ -41,17 +42,24 @@ class FrameRun:
         state: State of the B streams; edited in place.
         flush: Whether everything is computed without asking a policy.
         masked: Masked (training) or packed execution.
-        policy_macs: MACs of the policy itself per gate and stream, beyond the error norm.
+        policy: Policy that is attached to the model; None where none is asked.
 
     Attributes:
         flush_B: Streams that are flushed beside others that are not, None if there are none.
     """
 
     def __init__(
-        self, plan: FramePlan, options: Options, state: StreamState, flush: bool, masked: bool, policy_macs: float = 0.0
+        self,
+        plan: FramePlan,
+        options: Options,
+        state: StreamState,
+        flush: bool,
+        masked: bool,
+        policy: Policy | None = None,
     ) -> None:
         self.plan, self.options, self.state, self.masked = plan, options, state, masked
-        self._policy_macs = policy_macs
+        # What the policy itself spends at a gate of a stream, beyond the error norm.
+        self._policy, self._policy_macs = policy, 0.0 if policy is None else policy.macs(plan.layout)
         self.flush = flush
         self.ledger = MacLedger(state.streams, plan.dense)
         self.ledger.add("embed", plan.embed)
@@ -76,6 +84,9 @@ class FrameRun:
 
         Returns:
             The rows to compute, their current tokens, and the gate's new state.
+
+        Raises:
+            SelectionError: If the answer does not fit.
         """
         B, N = input_BND.shape[:2]
         frame = self.state.frame
@@ -104,9 +115,8 @@ class FrameRun:
             motion_B2=self.state.motion_B2,
         )
         selection = yield observation
-        rows = rows_of(selection, N, self.flush_B, self.masked)
-        if rows.streams != B:
-            raise ValueError(f"the selection is for {rows.streams} streams, the frame has {B}")
+        name = "" if self._policy is None else self._policy.name
+        rows = rows_of(checked(selection, observation, self.masked, name), N, self.flush_B, self.masked)
         self.ledger.add("gates", self._running_B * float(N * input_BND.shape[2]))
         self.ledger.add("policy", self._running_B * self._policy_macs)
         self._gate += 1

@@ -267,7 +267,7 @@ class EventfulModel(TimmInterface):
         plan = plans.plan(backbone, frame)
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
         memory = dict(state.memory)
-        run = FrameRun(plan, self.options, state, flush, masked, self.policy.macs(plan.layout))
+        run = FrameRun(plan, self.options, state, flush, masked, self.policy)
         if self.options.motion_compensation:
             run.ledger.add("motion", follow_motion(state, frame, plan.layout, plan.blank_ND))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.

@@ -220,35 +220,22 @@ def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: b
     """The rows that a selection stands for.
 
     Args:
-        selection: A policy's answer.
+        selection: A policy's answer, as `eventful.checks.selections` lets it pass.
         tokens: Number N of tokens of a stream.
         flush_B: Streams of which everything must be computed whatever the policy says, or None.
         masked: Whether execution is masked (training) rather than packed.
-
-    Raises:
-        ValueError: If the selection does not fit the gate (wrong shape, index out of range, float mask in
-            packed execution).
     """
     if masked:
         mask_BN = selection.as_mask(tokens)
-        _check_shape(mask_BN, tokens)
         if flush_B is not None:
             mask_BN = torch.where(flush_B[:, None], torch.ones_like(mask_BN), mask_BN)
         return MaskedRows(mask_BN)
     if selection.index_BM is not None and flush_B is None:
         return _full_or_packed(PackedRows.from_index(selection.index_BM, tokens))
     mask_BN = selection.as_mask(tokens)
-    _check_shape(mask_BN, tokens)
-    if mask_BN.dtype != torch.bool:
-        raise ValueError(f"packed execution needs a bool mask, got {mask_BN.dtype}")
     if flush_B is not None:
         mask_BN = mask_BN | flush_B[:, None]
     return _full_or_packed(PackedRows.from_mask(mask_BN))
-
-
-def _check_shape(mask_BN: Tensor, tokens: int) -> None:
-    if mask_BN.dim() != 2 or mask_BN.shape[1] != tokens:
-        raise ValueError(f"a selection mask must be (streams, {tokens}), got {tuple(mask_BN.shape)}")
 
 
 def _full_or_packed(rows: PackedRows) -> Rows:

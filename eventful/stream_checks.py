@@ -21,16 +21,22 @@ Saliency = Callable[[Any], Tensor]
 [0, 1]."""
 
 
+LARGEST_PIXEL = 1e6
+"""Far beyond any picture, 16 bits included; much larger ones overflow in the first norm."""
+
+
 def check_frame(frame: Tensor) -> None:
-    """Refuses what is no batch of frames (B, 3, H, W) with finite pixels.
+    """Refuses what is no batch of frames (B, 3, H, W) with pixels that are numbers of a size that pictures have.
 
     Raises:
         StreamError: Saying what is wrong with the frame.
     """
     if frame.dim() != 4:
         raise StreamError(f"a frame must be (streams, channels, height, width), got shape {tuple(frame.shape)}")
-    if not torch.isfinite(frame.sum(dtype=torch.float32)):
-        raise StreamError("the frame has NaN or infinite pixels")
+    # Both are NaN if any pixel is, and no comparison holds for NaN.
+    low, high = frame.detach().aminmax()
+    if not (low >= -LARGEST_PIXEL) & (high <= LARGEST_PIXEL):
+        raise StreamError(f"the frame has NaN or infinite pixels, or such beyond {LARGEST_PIXEL:g}")
 
 
 def matching_state(frame: Tensor, state: StreamState, on_resize: Resize, structure: int) -> StreamState | None:
