@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import itertools
 import json
 import math
@@ -33,7 +34,7 @@ from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import wrap
-from eventful.tasks import Task, load_task, recorded_task, saliency_of
+from eventful.tasks import Task, load_task, nearest, recorded_task, saliency_of
 from eventful.user_code import policy_class
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
@@ -46,6 +47,7 @@ from policies import Provenance, TrainablePolicy
 from policies.protocol import Policy
 
 COMMAND = "eventful-infer"
+_OPTIONS = [name for name in inspect.signature(wrap).parameters if name not in ("vit", "policy")]
 
 
 def run(
@@ -111,6 +113,9 @@ def prepare(
         task = _task(task, task_options or {}, provenance)
     with cli.user_input("policy"):
         run = {"saliency": saliency_of(task), **provenance.options, **(options or {})}
+        unknown = [name for name in run if name not in _OPTIONS]
+        if unknown:
+            raise UserError(f"eventful.wrap has no option {unknown[0]!r}{nearest(unknown[0], _OPTIONS)}")
         model = wrap(task.model, policy, **run)
     place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return VideoRunner(model.to(place, dtype_named(dtype)), task, dense_every)

@@ -12,10 +12,9 @@ import dataclasses
 import json
 import math
 import random
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ from train.estimators.protocol import Estimator, WindowOptions
 from train.estimators.reinforce import ReinforceEstimator
 from train.estimators.streams import StreamSource
 from train.files.folder_lock import only_run_in
+from train.files.replaced import replace_folder
+from train.files.run_identity import RunIdentity, contents_of
 from train.loop.start import StartRule, best_rule
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
@@ -68,7 +69,11 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     random.seed(config.seed)
-    with distributed.process_group(device) as ranks, _folder(config, ranks):
+    with (
+        distributed.process_group(device) as ranks,
+        # The first process holds the folder for all.
+        nullcontext() if ranks[0] else only_run_in(Path(config.out)),
+    ):
         with distributed.first_one_first():
             # Whoever comes first records or decodes the clips; the others find them.
             task = make_task(config) if task is None else task
@@ -113,13 +118,13 @@ class _Run:
     def run(self) -> Path:
         """All stages, those that a checkpoint has already behind it left out."""
         config = self._config
-        identity = _identity(config)
         self._say(f"objective: {_shown(self._objective)}; reward: {_shown(self._rewarded)}")
         started = time.perf_counter()
         policy = self._initial()
         # The policy's own cost is part of what a budget pays for.
         self._model.policy = policy
         start_seconds = time.perf_counter() - started
+        identity = self._identity(policy)
         trainer = self._trainer(policy)
         resumed = trainer.resume(identity)
         if resumed:
@@ -136,7 +141,7 @@ class _Run:
             self._say("calibrating the trained policy")
             frames = calibration_frames(self._task, self._clips, config.calibration_streams, config.calibration_frames)
             fit_table(self._model, frames, policy)
-            _write_policy(policy, self._out / "policy")
+            replace_folder(self._out / "policy", policy.save_pretrained)
             self._say(f"policy written to {self._out / 'policy'}")
         return self._out / "policy"
 
@@ -145,13 +150,14 @@ class _Run:
         config, folder = self._config, self._out / "heuristic"
         checkpoint = self._out / "training.pt"
         if checkpoint.exists() and folder.exists():
-            return self._load(folder).to(self._frames[0].device).train()
+            with cli.user_input(f"out={config.out}: what the interrupted run started from"):
+                return self._load(folder).to(self._frames[0].device).train()
         policy = self._make(self._start_rule(), config.policy_budgets)
         self._say(f"calibrating thresholds for {len(config.policy_budgets)} budgets")
         self._model.policy = policy
         install(policy, calibrate(self._model, self._frames, config.policy_budgets, policy.weighted_error))
         if self._ranks[0] == 0:
-            _write_policy(policy, folder)
+            replace_folder(folder, policy.save_pretrained)
         return policy
 
     def _make(self, rule: StartRule, budgets: Sequence[float]) -> TrainablePolicy:
@@ -253,17 +259,22 @@ class _Run:
                 score_labels=self._rewarded.needs_labels,
             )
 
+    def _identity(self, policy: TrainablePolicy) -> RunIdentity:
+        """What must not change between a checkpoint and its resumption; the first process looks at contents for all."""
+        free = {"out", "minutes", "threads", "device"}
+        settings = {k: json.dumps(v) for k, v in dataclasses.asdict(self._config).items() if k not in free}
+        if self._ranks[0]:
+            return RunIdentity(settings)
+        with cli.user_input("split val"):
+            clips = {"train": self._clips, "val": self._task.clips("val")}
+        return RunIdentity(settings, contents_of(self._task.model.state_dict(), clips, policy))
+
     def _load(self, folder: str | Path) -> TrainablePolicy:
         return load_policy(folder, self._kind)
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:
             print(text, flush=True)
-
-
-def _folder(config: TrainConfig, ranks: tuple[int, int]) -> AbstractContextManager[None]:
-    """The folder of the run, for it alone; the first process holds it for all."""
-    return only_run_in(Path(config.out)) if ranks[0] == 0 else nullcontext()
 
 
 def _weights(objective: Objective) -> dict[str, float]:
@@ -273,21 +284,6 @@ def _weights(objective: Objective) -> dict[str, float]:
 
 def _shown(objective: Objective) -> str:
     return ", ".join(f"{name} {weight:g}" for name, weight in _weights(objective).items())
-
-
-def _identity(config: TrainConfig) -> dict[str, Any]:
-    """The settings that must not change between a checkpoint and its resumption."""
-    free = {"out", "minutes", "threads", "device"}
-    return {key: json.dumps(value) for key, value in dataclasses.asdict(config).items() if key not in free}
-
-
-def _write_policy(policy: TrainablePolicy, folder: Path) -> None:
-    """Writes a policy checkpoint, whole or not at all."""
-    partial = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    policy.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _main(argv: Sequence[str]) -> None:

@@ -139,16 +139,16 @@ class ResultsFile:
             return
         try:
             head, *rows = [json.loads(line) for line in lines]
-            known = head["fingerprint"]
+            known, kept = head["fingerprint"], dict(head["setting"])
             if known == self._head["fingerprint"]:
                 for row in rows:
                     self._keep(_entry(row))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{self.path} is damaged ({error}); delete it, or choose another out") from error
         if known != self._head["fingerprint"]:
             aside = self.path.with_name(f"{self.path.stem}-{known}{self.path.suffix}")
             os.replace(self.path, aside)
-            changed = ", ".join(_differing(head["setting"], self._head["setting"])) or "the format"
+            changed = ", ".join(_differing(kept, self._head["setting"])) or "the format"
             self.notes.append(f"the settings have changed ({changed}): starting anew; earlier results are in {aside}")
         elif rows:
             self.notes.append(f"going on from {len(rows)} finished runs in {self.path}")
@@ -195,7 +195,7 @@ def read_finished(folder: Path) -> Finished:
         head, *rows = [json.loads(line) for line in lines]
         entries = [_entry(row) for row in rows]
         setting, metric_name = head["setting"], head.get("metric")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
     records = [entry for entry in entries if isinstance(entry, Record)]
     return Finished(setting, metric_name, records, {e.key: e for e in entries if isinstance(e, Latency)})

@@ -51,8 +51,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "history.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    except ValueError as error:
+        rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        for row in rows:
+            if not isinstance(row, dict) or not {"step", "minutes", "points"} <= row.keys():
+                raise ValueError(f"{json.dumps(row)[:40]} is no look at the validation clips")
+        return rows
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
 
 

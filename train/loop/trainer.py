@@ -8,13 +8,12 @@ an uninterrupted one. Within a segment, windows go on from the states that the p
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,11 @@ from tqdm import tqdm
 
 from eventful.errors import UserError
 from policies import Layout, TrainablePolicy
+from policies.content_hash import content_hash
 from train import distributed
 from train.estimators.protocol import Estimator
+from train.files.replaced import replace_file
+from train.files.run_identity import RunIdentity
 from train.loop.history import History
 from train.loop.tensorboard import TensorBoardWriter
 from train.loop.validation import Validation, as_rows
@@ -100,38 +102,39 @@ class Trainer:
         """Median over the windows of this run, of all processes together; None before the first."""
         return statistics.median(self._rates) if self._rates else None
 
-    def resume(self, run: dict[str, Any]) -> bool:
+    def resume(self, run: RunIdentity) -> bool:
         """Goes on from the folder's checkpoint, if there is one.
 
         Args:
-            run: Plain data that identifies the run, the same as when the checkpoint was written.
+            run: What the run is made from.
 
         Raises:
-            UserError: If the checkpoint is damaged, or belongs to a run with other settings.
+            UserError: If the checkpoint is damaged, or belongs to another run.
         """
         if not self.checkpoint.exists():
             return False
         try:
             saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            differing = sorted(k for k in run.keys() | saved["run"].keys() if run.get(k) != saved["run"].get(k))
+            checksum = saved.pop("sha256", None)
+            if checksum is not None and checksum != content_hash(saved):
+                raise ValueError("the checksum is another")
+            run.refuse_other(saved, self.checkpoint)
+            self._policy.load_state_dict(saved["policy"])
+            self._averaged.load_state_dict(saved["averaged"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            self._scheduler.load_state_dict(saved["scheduler"])
+            self._estimator.budget_control.load_state_dict(saved["spending"])
+            self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+        except (UserError, OSError):
+            raise
         except Exception as error:
+            # Whatever torch makes of a file that is no longer what it wrote.
             raise UserError(
                 f"{self.checkpoint} is damaged ({type(error).__name__}); delete it to start anew"
             ) from error
-        if differing:
-            raise UserError(
-                f"{self.checkpoint} belongs to a run with other settings ({', '.join(differing)}); "
-                "choose another out folder, or delete it to start anew"
-            )
-        self._policy.load_state_dict(saved["policy"])
-        self._averaged.load_state_dict(saved["averaged"])
-        self._optimizer.load_state_dict(saved["optimizer"])
-        self._scheduler.load_state_dict(saved["scheduler"])
-        self._estimator.budget_control.load_state_dict(saved["spending"])
-        self.step, self.seconds = saved["step"], saved["seconds"]
         return True
 
-    def save(self, run: dict[str, Any]) -> None:
+    def save(self, run: RunIdentity) -> None:
         """Writes the checkpoint, whole or not at all."""
         saved = {
             "policy": self._policy.state_dict(),
@@ -141,18 +144,15 @@ class Trainer:
             "spending": self._estimator.budget_control.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "run": run,
+            **run.to_dict(),
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".tmp")
-        torch.save(saved, partial)
-        os.replace(partial, self.checkpoint)
+        replace_file(self.checkpoint, partial(torch.save, saved | {"sha256": content_hash(saved)}))
 
-    def fit(self, run: dict[str, Any], until: Callable[[], bool] = lambda: False) -> None:
+    def fit(self, run: RunIdentity, until: Callable[[], bool] = lambda: False) -> None:
         """Trains to the end of the schedule, from wherever `resume` has put it; leaves the averaged weights behind.
 
         Args:
-            run: Plain data that identifies the run; it goes into the checkpoint.
+            run: What the run is made from; it goes into the checkpoint.
             until: Function that is asked after each segment; True ends the training early.
         """
         main = self._rank == 0
