@@ -54,7 +54,25 @@ class Alteration(Protocol):
         """The altered uint8 frame (H, W, 3), for frame number t of the video."""
 
 
-VIDEO_SUFFIXES = frozenset(".mp4 .mkv .mov .avi .webm .m4v .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split())
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".mkv",
+        ".mov",
+        ".avi",
+        ".webm",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".wmv",
+        ".flv",
+        ".3gp",
+        ".ogv",
+    ]
+)
 
 
 def default_cache() -> Path:

@@ -40,7 +40,9 @@ REDUCED, WHITE_IS_ZERO = 1, 0
 PHOTOGRAPHS = ("JPEG", "MPO")
 """Formats of which the first picture alone is meant; others in the file are previews, gain maps, another eye's view."""
 
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, LookupError, EOFError, struct.error, Image.DecompressionBombError)
+PILLOW_ERRORS = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error, Image.DecompressionBombError
+)  # fmt: skip
 """What Pillow raises for files that are damaged."""
 
 DEEP_FORMATS = ("PNG", "PPM")
@@ -72,7 +74,9 @@ def pictures_of(path: Path) -> Iterator[tuple[Frame, float | None]]:
             its samples cannot be brought to 8 bits.
     """
     with _opened(path) as image:
-        for number in _numbers(image):
+        with _named_errors(path):
+            numbers = _numbers(image)
+        for number in numbers:
             with _named_errors(path):
                 if not _turned_to(image, number):
                     if image.format == "GIF":
@@ -123,15 +127,7 @@ def _named_errors(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         kinds = ", ".join(_known_formats())
         raise VideoError(f"image {path} cannot be read: its content is none of {kinds}") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        LookupError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except PILLOW_ERRORS as error:
         raise VideoError(f"image {path} cannot be read: {reason(error)}") from error
 
 

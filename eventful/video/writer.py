@@ -57,7 +57,7 @@ class VideoWriter:
         self._stream: Any = None
         self._shape: tuple[int, ...] = ()
         self._index, self._end_s = 0, 0.0
-        self._tick, self._last_tick = Fraction(1, TICKS), -1
+        self._tick, self._last_tick, self._one_rate = Fraction(1, TICKS), -1, False
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -114,11 +114,12 @@ class VideoWriter:
     def _ticks(self, seconds: float) -> int:
         """A time as the container counts it."""
         tick = round(seconds / self._tick)
-        if tick <= self._last_tick:
+        if self._one_rate and tick != self._index:
             raise VideoError(
-                f"video {self.path}: frame {self._index} comes at {seconds:.4f} s, no later than the one before it by "
-                f"the container's clock ({self._tick} s): write .mp4 or .mkv, which have a finer one"
+                f"video {self.path}: its container holds one frame rate only, and frame {self._index} comes at "
+                f"{seconds:.3f} s instead of {float(self._index / self._fps):.3f} s: write .mp4 or .mkv"
             )
+        tick = max(tick, self._last_tick + 1)
         self._last_tick = tick
         return tick
 
@@ -131,7 +132,7 @@ class VideoWriter:
                 if self._sound is None:
                     raise
                 # Some containers find out at their header that they do not take a sound.
-                self._sound.leave_out(reason(error))
+                self._sound.leave_out(f"{self.path.suffix} does not take it ({reason(error)})")
                 self._sound = None
                 self._open(shape)
         except (FFmpegError, OSError, ValueError) as error:
@@ -144,8 +145,8 @@ class VideoWriter:
         container: Any = av.open(str(self.path.absolute()), "w", container_options=CONTAINER_OPTIONS)
         stream = container.add_stream(codec, rate=self._fps)
         if not container.format.flags & Flags.variable_fps.value:
-            # Such containers (AVI) count frames, and store them in the order in which they are decoded.
-            self._tick = 1 / self._fps
+            # Such containers (AVI) count frames, in the order in which they are decoded.
+            self._tick, self._one_rate = 1 / self._fps, True
             stream.codec_context.max_b_frames = 0
         stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
         stream.pix_fmt = "yuv420p"
