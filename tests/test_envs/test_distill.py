@@ -242,6 +242,18 @@ def test_footage_is_decoded_once_and_again_when_it_changes(tmp_path: Path) -> No
     assert frames_of(task(tmp_path, video=video).clips("test")) == ["21-29"]
 
 
+def test_stored_footage_belongs_to_a_way_of_resizing(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", 10)
+
+    def clips(interpolation: str, cache: str) -> torch.Tensor:
+        model = timm.create_model("test_vit", img_size=(32, 48), num_classes=0)
+        model.pretrained_cfg = {**model.pretrained_cfg, "interpolation": interpolation}
+        return Distillation(model, video, cache=tmp_path / cache).clips("train")[0].frames_THWC
+
+    first, second, alone = clips("bilinear", "both"), clips("bicubic", "both"), clips("bicubic", "one")
+    assert torch.equal(second, alone) and not torch.equal(first, second)
+
+
 def test_broken_footage_leaves_nothing_behind(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", 60)
     data = video.read_bytes()

@@ -7,11 +7,9 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import safetensors.torch
@@ -133,42 +131,6 @@ def test_heuristic_and_folder_of_images(
 def test_json_on_stdout_is_nothing_but_json(checkpoint: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command([video, "--policy", checkpoint, "--json", "-", "--max-frames", 3]) == 0
     assert [json.loads(line)["frame"] for line in capsys.readouterr().out.splitlines()] == [0, 1, 2]
-
-
-def test_scores_that_are_not_finite_are_null(tmp_path: Path, weights: Path, video: Path) -> None:
-    state = safetensors.torch.load_file(weights)
-    state["head.weight"][:] = float("nan")
-    safetensors.torch.save_file(state, tmp_path / "nan.safetensors")
-    argv = [video, "--heuristic", "all", "--task", "distill", "--model", "test_vit", "--size", "64x64"]
-    lines = tmp_path / "o.jsonl"
-    assert command([*argv, "--weights", tmp_path / "nan.safetensors", "--json", lines, "--max-frames", 2]) == 0
-    assert "NaN" not in lines.read_text()
-    assert [p["score"] for row in records(lines) for p in row["predictions"]] == [None] * 10
-
-
-def test_times_and_sound_of_the_source(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "a.mkv"
-    with av.open(str(source), "w") as container:
-        film, track = container.add_stream("libx264", rate=10), container.add_stream("flac", rate=8000)
-        film.height, film.width = 96, 128
-        film.codec_context.time_base = Fraction(1, 1000)
-        for frame, ms in zip(moving_frames(4), (500, 600, 900, 1000), strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = ms, Fraction(1, 1000)
-            container.mux(film.encode(picture))
-        container.mux(film.encode())
-        wave = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 4096), np.int16), "s16", "stereo")
-        wave.sample_rate = 8000
-        container.mux(track.encode(wave))
-        container.mux(track.encode())
-    lines = tmp_path / "o.jsonl"
-    argv = [source, "--policy", checkpoint, "--json", lines]
-    assert command([*argv, "--out", tmp_path / "o.mp4"]) == 0
-    assert [row["time"] for row in records(lines)] == pytest.approx([0, 0.1, 0.4, 0.5])
-    assert [time for _, time in read_frames(tmp_path / "o.mp4").timed()] == pytest.approx([0, 0.1, 0.4, 0.5])
-    assert "sound" not in capsys.readouterr().out
-    assert command([*argv, "--out", tmp_path / "o.ts"]) == 0
-    assert f"{tmp_path / 'o.ts'} lacks sound: 'mpegts' format does not support 'flac'" in capsys.readouterr().out
 
 
 def test_a_video_that_breaks_keeps_the_results_before(
