@@ -6,16 +6,16 @@ All frames come from here: those that are trained on, those of `eventful-infer`,
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from eventful.errors import VideoError
 from eventful.video.frames import Frame, FrameReader, TimedFrame
+from eventful.video.opening import LIVE_SCHEMES, device_format, scheme_of
 from eventful.video.picture_reader import PictureReader, images_in
 from eventful.video.pictures import is_picture
-from eventful.video.streams import StreamReader, device_format
+from eventful.video.streams import StreamReader
 
 __all__ = ["PIXELS_VERSION", "Frame", "FrameReader", "StreamReader", "TimedFrame", "images_in", "read_frames"]
-
-LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtp", "srtp", "rtmp", "rtmps", "udp", "srt", "tcp"})
 
 PIXELS_VERSION = 2
 """Goes up with every change by which the same file gives other pixels; stored frames of before are not used then."""
@@ -37,8 +37,10 @@ def read_frames(source: str | Path, fps: float | None = None) -> FrameReader:
         VideoError: If the source is missing, is no video, or is a folder without images.
     """
     text = str(source)
-    if "://" in text:
-        return StreamReader(text, live=text.partition("://")[0] in LIVE_SCHEMES)
+    if scheme_of(text) == "file":
+        text = unquote(urlsplit(text).path)
+    if scheme_of(text):
+        return StreamReader(text, live=scheme_of(text) in LIVE_SCHEMES)
     path = Path(text)
     if not path.exists():
         raise VideoError(f"video {text} does not exist")

@@ -13,7 +13,8 @@ from av.bitstream import BitStreamFilterContext
 
 from eventful.errors import VideoError
 from eventful.video.frames import FrameReader, reason
-from eventful.video.streams import StreamReader, open_source, until_fault
+from eventful.video.opening import open_source
+from eventful.video.streams import StreamReader, until_fault
 
 MPEGTS_CODECS = frozenset({"aac", "aac_latm", "ac3", "dca", "eac3", "mp2", "mp2float", "mp3", "mp3float", "opus"})
 """What MPEG-TS has a name for; FFmpeg writes everything else as data that no player knows."""

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import av
 from av.error import FFmpegError
 from av.format import Flags
 
 from eventful.errors import VideoError
 from eventful.video.display import as_displayed
 from eventful.video.frames import DEFAULT_FPS, Frame, FrameReader, TimedFrame, reason, size_text
+from eventful.video.opening import open_source
 from eventful.video.timing import FrameClock, plausible_fps
 
-STREAM_TIMEOUT_S = 15.0
 DURATION_SLACK_S = 0.5
 
 
@@ -104,33 +101,6 @@ class StreamReader(FrameReader):
             raise VideoError(f"video {self.source} is cut off after {decoded} frames: it should have {missing}")
         if decoded == 0:
             raise VideoError(f"video {self.source} has no frames")
-
-
-def open_source(source: str) -> Any:
-    """A container of PyAV that has a video stream.
-
-    Args:
-        source: Video file, stream address or camera device.
-
-    Raises:
-        VideoError: If it cannot be opened, or has no video.
-    """
-    remote = "://" in source
-    # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
-    path = source if remote else str(Path(source).absolute())
-    try:
-        container = av.open(path, format=device_format(source), timeout=STREAM_TIMEOUT_S if remote else None)
-    except (FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"video {source} cannot be opened: {reason(error)}") from error
-    if not container.streams.video:
-        container.close()
-        raise VideoError(f"video {source} has no video stream")
-    return container
-
-
-def device_format(source: str) -> str | None:
-    """How FFmpeg must be told that the source is a camera; None for all others."""
-    return "v4l2" if sys.platform == "linux" and source.startswith("/dev/video") else None
 
 
 def until_fault(items: Iterator[Any]) -> Iterator[Any]:
