@@ -23,7 +23,7 @@ from eventful.errors import EventfulError, UserError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_BY_SIGNAL = 128
 
 
 def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -35,7 +35,8 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
         argv: Arguments without the program name; those of the process if None.
 
     Raises:
-        SystemExit: Always. Code 0 after success, 2 after an error in the input, 130 after an interrupt.
+        SystemExit: Always. Code 0 after success, 2 after an error in the input, 130 after an interrupt, 128 and the
+            number of the signal after SIGTERM or SIGHUP.
     """
     _terminate_cleanly()
     try:
@@ -79,10 +80,14 @@ def user_input(what: str) -> Iterator[None]:
 
 
 def _terminate_cleanly() -> None:
-    """Makes SIGTERM unwind the stack, so that files that are being written are finished."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _on_terminate)
+    """Makes signals that end a process unwind the stack, so that files that are being written are finished."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, _on_terminate)
+    # `nohup` has it ignored.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _on_terminate)
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(EXIT_TERMINATED)
+    sys.exit(EXIT_BY_SIGNAL + number)

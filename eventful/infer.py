@@ -38,7 +38,7 @@ from eventful.tasks import Task, load_task, nearest, recorded_task, saliency_of
 from eventful.user_code import policy_class
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
-from eventful.video.reader import FrameReader, read_frames
+from eventful.video.reader import FrameReader, images_in, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
 from eventful.video.sound import sound_of
@@ -214,7 +214,7 @@ def _write(
         for result in results:
             summary.add(result)
             if lines is not None:
-                print(json.dumps(record(result), allow_nan=False), file=lines, flush=True)
+                _write_line(json.dumps(record(result), allow_nan=False), lines)
             if video is not None:
                 video.write(picture(result, names, args.overlay), result.time)
             progress.update()
@@ -264,6 +264,17 @@ def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:
     return annotate(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
 
 
+def _write_line(line: str, file: TextIO) -> None:
+    try:
+        print(line, file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full disk, whose errors name no file. The line stays in the buffer: closing would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        raise UserError(f"{file.name} cannot be written: {error.strerror}") from error
+
+
 def _open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:
     if path is None:
         return None
@@ -274,9 +285,24 @@ def _open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    for path in (args.out, args.json):
-        if path and os.path.exists(path) and os.path.exists(args.video) and os.path.samefile(path, args.video):
-            raise UserError(f"{path} is the video itself; write the results to another file")
+    """Refuses to write one file twice, or over what is read, whatever it is called."""
+    written = {"--out": args.out, "--json": None if args.json == "-" else args.json}
+    read = {"the video itself": [args.video], "the weights of the model": [args.weights]}
+    if os.path.isdir(args.video):
+        read["a frame of the video"] = [str(path) for path in images_in(Path(args.video))]
+    if args.out and written["--json"] and _is_same_file(args.out, args.json):
+        raise UserError(f"--out and --json are one file, {args.json}; give each its own")
+    for path in filter(None, written.values()):
+        for what, files in read.items():
+            if any(file and _is_same_file(path, file) for file in files):
+                raise UserError(f"{path} is {what}; write the results to another file")
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, by links of any kind; the file need not exist yet."""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Frames are uint8 RGB arrays (H, W, 3).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,8 @@ CONTAINER_OPTIONS = {
     # Of MP4: fragments of a second, which play also when the process is killed; edit lists keep the sound in its place.
     "movflags": "frag_keyframe+delay_moov",
     "frag_duration": "1000000",
+    # Of Matroska: clusters of a second.
+    "cluster_time_limit": "1000",
 }
 AVCOL_SPC_BT709 = 1
 
@@ -93,18 +96,21 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.copy_until(seconds)
         except (FFmpegError, OSError) as error:
+            # Finishing would fail in the same way, and hide this error.
+            container, self._container = self._container, None
+            with suppress(FFmpegError, OSError):
+                container.close()
             raise VideoError(f"video {self.path} cannot be written: {reason(error)}") from error
 
     def close(self) -> None:
         """Finishes the file. May be called twice."""
         container, self._container = self._container, None
-        if container is None:
-            return
         try:
-            container.mux(self._stream.encode())
-            if self._sound is not None:
-                self._sound.copy_until(self._end_s)
-            container.close()
+            if container is not None:
+                container.mux(self._stream.encode())
+                if self._sound is not None:
+                    self._sound.copy_until(self._end_s)
+                container.close()
         except (FFmpegError, OSError) as error:
             raise VideoError(f"video {self.path} cannot be finished: {reason(error)}") from error
         finally:

@@ -94,3 +94,40 @@ def test_footage_that_is_an_animation(name: str, tmp_path: Path) -> None:
     for k, video in enumerate((tmp_path / name, tmp_path)):
         clips = Distillation(model, video, cache=tmp_path / f"cache{k}", train_frames="0-3").clips("test")
         np.testing.assert_array_equal(clips[0].frames_THWC.numpy(), np.stack(list(read_frames(video)))[4:])
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
+    with pytest.raises(SystemExit) as caught:
+        eventful.infer.main([str(a) for a in argv])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and err.count("\n") == 1
+    return err
+
+
+def test_outputs_are_files_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = write_video(tmp_path / "a.mp4", 2)
+    (tmp_path / "soft.mp4").symlink_to(video)
+    (tmp_path / "hard.mp4").hardlink_to(video)
+    (tmp_path / "later.mp4").symlink_to(tmp_path / "new.mp4")
+    (tmp_path / "w.pth").touch()
+    known = (video, "--heuristic", "all", "--task", "distill", "--model", "test_vit", "--weights", tmp_path / "w.pth")
+    for name in ("a.mp4", "soft.mp4", "hard.mp4", "../" + tmp_path.name + "/a.mp4"):
+        for option in ("--out", "--json"):
+            assert "is the video itself" in mistake(capsys, *known, option, tmp_path / name)
+    assert "is the weights of the model" in mistake(capsys, *known, "--json", tmp_path / "w.pth")
+    both = ("--out", tmp_path / "new.mp4", "--json", tmp_path / "later.mp4")
+    assert "--out and --json are one file" in mistake(capsys, *known, *both)
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    write_video(tmp_path / "b.mp4", 1).rename(frames / "0.png")
+    assert "is a frame of the video" in mistake(capsys, frames, *known[1:], "--json", frames / "0.png")
+    assert video.stat().st_size > 1000
+
+
+def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = write_video(tmp_path / "a.mp4", 5)
+    infer(tmp_path, video)
+    capsys.readouterr()
+    known = ("--heuristic", "all", "--task", "distill", "--model", "test_vit", "--weights", tmp_path / "w.safetensors")
+    argv = (video, *known, "--size", "64x64", "--device", "cpu", "--json", "/dev/full")
+    assert mistake(capsys, *argv) == "eventful-infer: error: /dev/full cannot be written: No space left on device\n"
