@@ -34,6 +34,7 @@ class EpicKitchens:
 
     Attributes:
         classes: Number of classes.
+        stride: Frames from one frame of a view to the next, as published.
         left_out: Clips of the split that was last asked for that cannot be read, and why.
 
     Raises:
@@ -41,6 +42,7 @@ class EpicKitchens:
     """
 
     classes = VERBS
+    stride = 1
 
     def __init__(self, root: str | Path, rate: float = RATE, broken: Broken = "error") -> None:
         check_rate(rate)

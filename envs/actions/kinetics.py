@@ -34,12 +34,15 @@ class Kinetics400:
         broken: Whether a video that cannot be decoded is an error, or is left out.
 
     Attributes:
+        stride: Frames from one frame of a view to the next, as published.
         missing: Number of videos of the split that was last asked for that are not there.
         left_out: Videos of that split that cannot be decoded, and why.
 
     Raises:
         UserError: If an argument is none of those there are.
     """
+
+    stride = 2
 
     def __init__(
         self, root: str | Path, rate: float = RATE, classes: str | Path | None = None, broken: Broken = "skip"

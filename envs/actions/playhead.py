@@ -11,13 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 from av.error import FFmpegError
-from numpy.typing import NDArray
 
 from eventful.cli import one_line
 from eventful.errors import VideoError
+from eventful.video.display import as_displayed
+from eventful.video.frames import Frame
+from eventful.video.streams import open_source
 
 END_SLACK_S = 0.5
 """Seconds by which a video may end before its header says."""
@@ -73,14 +73,8 @@ class Playhead:
         self.path = path
         if not path.is_file():
             raise VideoError(f"video {path} does not exist")
+        self._container: Any = open_source(str(path))
         try:
-            # FFmpeg takes what stands before a colon for a protocol, but not in an absolute path.
-            self._container: Any = av.open(str(path.absolute()))
-        except (FFmpegError, OSError, ValueError) as error:
-            raise VideoError(f"video {path} cannot be opened: {one_line(error)}") from error
-        try:
-            if not self._container.streams.video:
-                raise VideoError(f"video {path} has no video stream")
             self._stream: Any = self._container.streams.best("video")
             self._origin_s = (self._container.start_time or 0) * _MICROSECOND
             self._frames, self._before = self._seek(time_s)
@@ -113,8 +107,8 @@ class Playhead:
         ends = [(p.pts + (p.duration or 0)) * p.time_base for p in self._container.demux(stream) if p.pts is not None]
         return float(max(ends)) - self._origin_s
 
-    def frame(self, time_s: float) -> NDArray[np.uint8]:
-        """The frame whose time is nearest, uint8 RGB (H, W, 3); of two that are, the earlier.
+    def frame(self, time_s: float) -> Frame:
+        """The frame whose time is nearest, uint8 RGB (H, W, 3), as it is to be seen; of two that are, the earlier.
 
         Raises:
             VideoError: If the video breaks, or ends more than half a second before.
@@ -125,8 +119,8 @@ class Playhead:
         if self._after is None and late_s > END_SLACK_S + 1 / self.fps:
             raise VideoError(f"video {self.path} ends at {self._before[0]:.2f} s; a frame at {time_s:.2f} s is wanted")
         if self._after is not None and self._after[0] - time_s < late_s - _MICROSECOND:
-            return _upright(self._after[1])
-        return _upright(self._before[1])
+            return self._shown(self._after[1])
+        return self._shown(self._before[1])
 
     def close(self) -> None:
         """Closes the file."""
@@ -158,9 +152,5 @@ class Playhead:
         except (FFmpegError, ValueError) as error:
             raise VideoError(f"video {self.path} cannot be decoded after {time_s:.2f} s: {one_line(error)}") from error
 
-
-def _upright(picture: Any) -> NDArray[np.uint8]:
-    """The picture as a player shows it: phones note in their videos how they were held."""
-    frame_HWC = picture.to_ndarray(format="rgb24")
-    turns = round(getattr(picture, "rotation", 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame_HWC, turns)) if turns else frame_HWC
+    def _shown(self, picture: Any) -> Frame:
+        return as_displayed(picture, self._stream.sample_aspect_ratio, f"video {self.path}")

@@ -17,7 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from envs.vivit.views import Frames
+from envs.actions import ClassFolders, EpicKitchens, Kinetics400
+from envs.vivit.views import Frames, ViewPlan
 from eventful import cli
 from eventful.errors import UserError
 from eventful.tasks import check_options, nearest
@@ -49,7 +50,7 @@ class LabelledVideo(Protocol):
 
 @runtime_checkable
 class VideoSet(Protocol):
-    """A data set."""
+    """A data set. It may have a `stride`: frames from one frame of a view to the next, as it is usually shown."""
 
     def videos(self, split: str) -> Sequence[LabelledVideo]:
         """The videos of a split.
@@ -117,8 +118,35 @@ class ListedVideos:
         return found
 
 
-VIDEO_SETS: dict[str, Any] = {"listed": ListedVideos}
+VIDEO_SETS: dict[str, Any] = {
+    "listed": ListedVideos,
+    "folder": ClassFolders,
+    "epic": EpicKitchens,
+    "kinetics": Kinetics400,
+}
 """Sets that come with the package, by name."""
+
+STRIDE = 2
+"""Stride of sets that have none of their own."""
+
+
+def plan_of(
+    data: VideoSet, size: int, frames: int, stride: int | None = None, starts: int = 4, crops: int = 3
+) -> ViewPlan:
+    """The views of a set's videos.
+
+    Args:
+        data: The set.
+        size: Side of a view in pixels.
+        frames: Frames of a view.
+        stride: Frames of a video from one frame of a view to the next; the set's own if None.
+        starts: Number of times at which views start.
+        crops: Number of places at which frames are cropped.
+
+    Raises:
+        ValueError: For numbers that `ViewPlan` refuses.
+    """
+    return ViewPlan(size, getattr(data, "stride", STRIDE) if stride is None else stride, frames, starts, crops)
 
 
 def load_video_set(name: str, **options: Any) -> VideoSet:

@@ -103,3 +103,8 @@ def test_the_key_changes_with_the_frames(video):
     assert len(keys) == 8
     video(25, 2)
     assert ActionClip("a", 0, path, 0, None, 1).key not in keys
+
+
+def test_pixels_are_square_in_frames(video, seen_numbers):
+    frames = ActionClip("wide", 0, video(25, 1, pixel_aspect=2), rate=25.0).frames()[torch.tensor([3, 20])]
+    assert frames.shape == (2, 3, 24, 64) and seen_numbers(frames).tolist() == [3, 20]

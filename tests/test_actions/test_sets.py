@@ -9,24 +9,6 @@ import torch
 from envs.actions import ClassFolders, EpicKitchens, Kinetics400
 from eventful.errors import UserError, VideoError
 
-EPIC_ROWS = """\
-narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,\
-narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes
-P01_11_0,P01,P01_11,00:00:00.560,00:00:00.00,00:00:01.50,1,90,take plate,take,0,plate,2,['plate'],[2]
-P01_11_1,P01,P01_11,00:00:00.560,00:00:01.25,00:00:02.00,75,120,put it down,put-down,1,plate,2,"['plate', 'it']",[2]
-P22_07_0,P22,P22_07,00:00:00.560,00:00:00.50,00:00:03.00,25,150,pour,pour-in,9,water,27,['water'],[27]
-"""
-
-
-@pytest.fixture
-def epic(tmp_path, video):
-    root = tmp_path / "epic"
-    root.mkdir()
-    (root / "EPIC_100_validation.csv").write_text(EPIC_ROWS)
-    video(59.94, 2.5, "epic/videos/P01_11.MP4")
-    video(50, 3.5, "epic/P22/videos/P22_07.mp4")
-    return root
-
 
 def test_epic_clips_have_verbs_and_are_counted_at_thirty_frames_a_second(epic, seen_numbers):
     clips = EpicKitchens(epic).videos("validation")
@@ -87,24 +69,9 @@ def test_epic_tables_that_are_missing_or_others_are_named(epic, tmp_path):
     (epic / "EPIC_100_train.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"no column narration_id \(it has a, b\)"):
         EpicKitchens(epic).videos("train")
-    (epic / "EPIC_100_train.csv").write_text(EPIC_ROWS.splitlines()[0] + "\n")
+    (epic / "EPIC_100_train.csv").write_text((epic / "EPIC_100_validation.csv").read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match="has no rows"):
         EpicKitchens(epic).videos("train")
-
-
-NAMES = [f"class {k:03d}" for k in range(400)]
-
-
-@pytest.fixture
-def kinetics(tmp_path, video):
-    """400 classes in any order, of which three videos are left."""
-    root = tmp_path / "kinetics"
-    rows = [f"{name},id{k:09d},{k},{k + 10},val" for k, name in enumerate(NAMES)]
-    video(29.97, 2, "kinetics/videos/id000000399_000399_000409.mp4")
-    for k in (7, 120):
-        shutil.copy(root / "videos/id000000399_000399_000409.mp4", root / f"videos/id{k:09d}_{k:06d}_{k + 10:06d}.mp4")
-    (root / "val.csv").write_text("\n".join(["label,youtube_id,time_start,time_end,split", *reversed(rows)]) + "\n")
-    return root
 
 
 def test_kinetics_has_the_videos_that_are_left(kinetics, seen_numbers):
@@ -127,14 +94,15 @@ def test_kinetics_videos_that_cannot_be_decoded_are_counted(kinetics, caplog):
 
 
 def test_a_part_of_kinetics_needs_a_list_of_classes(kinetics):
+    every = [f"class {k:03d}" for k in range(400)]
     table = kinetics / "val.csv"
     table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.startswith("class 2")))
     with pytest.raises(UserError, match="names 300 classes, Kinetics-400 has 400: give a file"):
         Kinetics400(kinetics).videos("val")
     names = kinetics / "names.txt"
-    names.write_text("\n".join(reversed(NAMES)))
+    names.write_text("\n".join(reversed(every)))
     assert [clip.label for clip in Kinetics400(kinetics, classes=names).videos("val")] == [392, 279, 0]
-    names.write_text("\n".join(NAMES[:100]))
+    names.write_text("\n".join(every[:100]))
     with pytest.raises(UserError, match=r"line \d+: there is no class 'class 100' in .*names\.txt"):
         Kinetics400(kinetics, classes=names).videos("val")
 
@@ -145,15 +113,6 @@ def test_kinetics_without_tables_or_videos(kinetics):
         Kinetics400(kinetics).videos("val")
     with pytest.raises(UserError, match=r"train\.csv is missing"):
         Kinetics400(kinetics).videos("train")
-
-
-@pytest.fixture
-def folders(tmp_path, video):
-    for name in ("train/walk/a.mp4", "train/jump/b.mp4", "val/walk/c.mp4", "val/walk/d.mp4"):
-        video(12, 1, f"own/{name}")
-    (tmp_path / "own/val/walk/notes.txt").write_text("no video")
-    (tmp_path / "own/val/jump").mkdir()
-    return tmp_path / "own"
 
 
 def test_folders_are_classes_whatever_split_they_are_in(folders):

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import eventful
 import policies
-from envs.vivit import ViewPlan, ViViT
-from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set
+from envs.vivit import ViViT
+from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of
 from envs.vivit.weights import load_vivit, save_vivit
 from eventful import cli
 from eventful.devices import device_named, dtype_named
@@ -65,7 +65,7 @@ class _Run:
         self._config, self._vivit, self._data = config, vivit, data
         self._device = device_named(config.device)
         self._out = Path(config.out)
-        plan = ViewPlan(vivit.size, config.stride, vivit.frames, config.starts, config.crops)
+        plan = plan_of(data, vivit.size, vivit.frames, config.stride, config.starts, config.crops)
         self._cache = FeatureCache(Path(config.cache), self._spatial(), plan)
         vivit.temporal.to(self._device)
 

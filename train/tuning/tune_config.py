@@ -17,10 +17,12 @@ class TuneConfig(TuningOptions):
 
     Attributes:
         weights: The ViViT, as `python -m envs.convert` makes it of published weights.
-        data: Set of videos, `listed` or a class of your own, `MODULE:CLASS` (see envs/vivit/videos.py).
-        data_options: Options of the set, as `data_options.NAME=VALUE`, such as `data_options.table=videos.csv`.
-        stride: Frames of a video from one frame of a view to the next. Published: 1 for EPIC-Kitchens (at 30 frames per
-            second), 2 for Kinetics (at 25).
+        data: Set of videos: `listed`, `folder`, `epic`, `kinetics`, or a class of your own, `MODULE:CLASS` (see
+            envs/vivit/videos.py).
+        data_options: Options of the set, as `data_options.NAME=VALUE`, such as `data_options.table=videos.csv` or
+            `data_options.root=FOLDER`.
+        stride: Frames of a video from one frame of a view to the next; the set's own if not given: 1 for EPIC-Kitchens
+            (at 30 frames per second) and 2 for Kinetics (at 25), as published, 2 for others.
         starts: Number of times in a video at which views start.
         crops: Number of places at which views are cropped.
         train_split: Split to tune on.
@@ -44,7 +46,7 @@ class TuneConfig(TuningOptions):
     weights: str = "???"
     data: str = "listed"
     data_options: dict[str, Any] = field(default_factory=dict)
-    stride: int = 2
+    stride: int | None = None
     starts: int = 4
     crops: int = 3
     train_split: str = "train"
