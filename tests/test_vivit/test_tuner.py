@@ -13,7 +13,8 @@ from torch import Tensor
 
 from envs.vivit import TemporalClassifier, ViViT, video_probabilities
 from eventful.errors import UserError
-from train.tuning.tuner import Tuner, TuningOptions, accuracy, loss_of
+from train.tuning.accuracy import accuracy
+from train.tuning.tuner import Tuner, TuningOptions, loss_of
 
 LABELS = [3, 96, 0, 10, 50, 7]
 

@@ -32,10 +32,12 @@ from eventful.infer_arguments import heuristic
 from eventful.user_code import policy_class
 from policies import Policy, PolicyMismatch
 from train.config import load_config, part
+from train.tuning.accuracy import Examples, accuracy
 from train.tuning.content import digest, tensors_digest
 from train.tuning.feature_cache import FeatureCache
+from train.tuning.split import videos_for
 from train.tuning.tune_config import TuneConfig, check
-from train.tuning.tuner import Examples, Row, Tuner, TuningOptions, accuracy
+from train.tuning.tuner import Row, Tuner, TuningOptions
 
 COMMAND = "eventful-tune"
 
@@ -106,7 +108,10 @@ class _Run:
             return vit
         if isinstance(policy, nn.Module):
             policy.to(self._device)
-        stored = None if config.buffer_dtype is None else dtype_named(config.buffer_dtype, "buffer_dtype")
+        stored, product = (
+            None if value is None else dtype_named(value, name)
+            for name, value in (("buffer_dtype", config.buffer_dtype), ("product_dtype", config.product_dtype))
+        )
         with cli.user_input(f"heuristic={config.heuristic}" if config.policy is None else f"policy={config.policy}"):
             return eventful.wrap(
                 vit,
@@ -115,21 +120,13 @@ class _Run:
                 attention=config.attention,
                 prefix=config.prefix,
                 buffer_dtype=stored,
+                product_dtype=product,
             )
 
     def _split(self, split: str) -> Sequence[LabelledVideo]:
         """The videos of a split, their features computed."""
-        with cli.user_input(f"data {self._config.data}"):
-            videos = self._data.videos(split)[: self._config.max_videos]
-        if not videos:
-            raise UserError(f"data {self._config.data}: split {split} has no videos")
-        classes = self._vivit.temporal.classifier.out_features
-        beyond = next((video for video in videos if not 0 <= video.label < classes), None)
-        if beyond is not None:
-            raise UserError(
-                f"data {self._config.data}: {beyond.name} is of class {beyond.label}, and {self._config.weights} tells "
-                f"{classes} classes, 0 to {classes - 1}"
-            )
+        config = self._config
+        videos = videos_for(self._vivit, config.weights, self._data, config.data, split, config.max_videos)
         try:
             self._cache.fill(videos, split)
         except PolicyMismatch as error:

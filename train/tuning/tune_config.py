@@ -38,6 +38,7 @@ class TuneConfig(TuningOptions):
         prefix: Whether the class token is updated wherever another token is (`pinned`), or chosen like any other
             (`ordinary`, as published).
         buffer_dtype: Data type of the N x N buffers of attention=paper; that of the tokens if not given.
+        product_dtype: Data type of attention weights, values and their sums of attention=paper, published: `float16`.
         dtype: Data type of the spatial part.
         device: Device of both parts.
         threads: Number of threads; 0 for torch's choice.
@@ -61,6 +62,7 @@ class TuneConfig(TuningOptions):
     attention: AttentionMode = "exact"
     prefix: Prefix = "pinned"
     buffer_dtype: str | None = None
+    product_dtype: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 0
@@ -81,6 +83,7 @@ def check(config: TuneConfig) -> None:
         ("attention", "heuristic or policy", eventful),
         ("prefix", "heuristic or policy", eventful),
         ("buffer_dtype", "attention=paper", eventful and config.attention == "paper"),
+        ("product_dtype", "attention=paper", eventful and config.attention == "paper"),
     ):
         if not read and getattr(config, name) != getattr(TuneConfig, name):
             raise UserError(f"{name}={getattr(config, name)} is read with {reader} only")

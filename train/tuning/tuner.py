@@ -29,10 +29,9 @@ from tqdm import tqdm
 
 from envs.vivit import TemporalClassifier, video_probabilities
 from eventful.errors import UserError
+from train.tuning.accuracy import Examples, batch_of
 
 Loss = Literal["published", "cross_entropy"]
-Examples = Sequence[Callable[[], Tensor]]
-"""For each video, what reads its features (V, S, D)."""
 Row = dict[str, float]
 
 
@@ -62,43 +61,11 @@ class TuningOptions:
     save_every: int = 1000
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Shares of videos whose class is the most probable one, and among the five most probable.
-
-    Attributes:
-        top1: The former.
-        top5: The latter.
-        loss: Mean ordinary cross entropy.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-
-
 def loss_of(logits_BVK: Tensor, label_B: Tensor, loss: Loss) -> Tensor:
     """The mean loss of a batch; see the module's docstring."""
     if loss == "published":
         return F.cross_entropy(video_probabilities(logits_BVK), label_B)
     return F.cross_entropy(logits_BVK.mean(1), label_B)
-
-
-@torch.no_grad()
-def accuracy(model: TemporalClassifier, examples: Examples, labels: Sequence[int], batch: int) -> Accuracy:
-    """How well a temporal part classifies videos."""
-    model.eval()
-    device = model.cls_token.device
-    hits_5 = torch.zeros(5)
-    loss = 0.0
-    for index in torch.arange(len(labels)).split(batch):
-        tokens_BVSD, label_B = _batch(examples, labels, index.tolist(), device)
-        logits_BK = model(tokens_BVSD).mean(1)
-        best_BK = logits_BK.topk(min(5, logits_BK.shape[1])).indices
-        hits_5[: best_BK.shape[1]] += (best_BK == label_B[:, None]).sum(0).cpu()
-        loss += float(F.cross_entropy(logits_BK, label_B, reduction="sum"))
-    share_5 = hits_5.cumsum(0) / len(labels)
-    return Accuracy(float(share_5[0]), float(share_5[-1]), loss / len(labels))
 
 
 class Tuner:
@@ -211,7 +178,7 @@ class Tuner:
                 self._save()
 
     def _one_step(self, index: Sequence[int]) -> float:
-        tokens_BVSD, label_B = _batch(self._examples, self._labels, index, self._model.cls_token.device)
+        tokens_BVSD, label_B = batch_of(self._examples, self._labels, index, self._model.cls_token.device)
         torch.manual_seed(_seed(self._options.seed, self.step) + 1)
         loss = loss_of(self._model(tokens_BVSD), label_B, self._options.loss)
         if not torch.isfinite(loss):
@@ -235,14 +202,6 @@ class Tuner:
         partial = self.state_file.with_suffix(".tmp")
         torch.save(saved, partial)
         os.replace(partial, self.state_file)
-
-
-def _batch(
-    examples: Examples, labels: Sequence[int], index: Sequence[int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Features (B, V, S, D) and classes (B,) of some of the videos."""
-    tokens_BVSD = torch.stack([examples[i]() for i in index]).to(device)
-    return tokens_BVSD, torch.tensor([labels[i] for i in index], device=device)
 
 
 def _seed(seed: int, step: int) -> int:
