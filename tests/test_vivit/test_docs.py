@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "vivit.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 CONSOLE = [line for block in re.findall(r"```console\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
-COMMANDS = [line for line in CONSOLE if line.startswith("eventful-tune")]
+COMMANDS = [line for line in CONSOLE if line.startswith("eventful-tune configs")]
 
 
 def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_vivit: ViViT) -> None:

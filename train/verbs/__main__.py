@@ -1,0 +1,5 @@
+"""`python -m train.verbs`."""
+
+from train.verbs.train import main
+
+main()

@@ -1,0 +1,263 @@
+"""Trains a small factorised ViViT on clips in a folder for each verb, and scores it on unseen seeds and maps.
+
+    python -m envs.doom.export_verbs --split train --count 1600 --out FOLDER       (and --split val, test, test_maps)
+    python -m train.verbs root=FOLDER out=runs/verbs
+
+AdamW with a warm-up and a cosine, random views (`train.verbs.augment`). What is random in a step depends on the seed
+and the number of the step alone. Training resumes from `OUT/state.pt`, written every `save_every` steps; at the end
+`OUT/verbs.safetensors` is the model and `OUT/README.md` its card. Where training is complete, the same command scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from envs.actions import ClassFolders
+from envs.vivit import ViewPlan, ViViT
+from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
+from eventful import cli
+from eventful.errors import UserError
+from train.config import load_config
+from train.verbs.augment import RandomViews
+from train.verbs.card import hits, score, write_card
+from train.verbs.clips import LabelledTensors, small_clips, views_of
+
+COMMAND = "train.verbs"
+_MARGIN = 1.125
+"""Shorter side of the frames in memory over that of a view."""
+
+
+@dataclass
+class VerbsConfig:
+    """A small ViViT for clips in a folder for each class.
+
+    Attributes:
+        root: Folder of the splits, each with a folder for each class.
+        train_split: Split to train on.
+        test_splits: Splits to score on; the first one is looked at during training.
+        out: Folder for the model, its card and the state to resume from.
+        size: Side of a view in pixels, a multiple of 16.
+        frames: Frames of a view, an even number.
+        starts: Views of a clip that is scored, spread over its time.
+        dim: Number of channels.
+        heads: Number of attention heads.
+        depth: Number of blocks of the spatial part.
+        temporal_depth: Number of blocks of the temporal part.
+        dropout: Share of the features that is dropped before the classifier.
+        steps: Number of steps of the whole training.
+        batch: Number of clips of a step.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of matrices; the rest has none.
+        warmup: Steps until the peak learning rate is reached.
+        smoothing: Label smoothing.
+        seed: Seed of weights, views and dropout.
+        save_every: Steps from one saved state to the next.
+        look_every: Steps from one look at the first of the test splits to the next.
+        threads: Number of threads; 0 for torch's choice.
+    """
+
+    root: str = "???"
+    train_split: str = "train"
+    test_splits: list[str] = field(default_factory=lambda: ["val"])
+    out: str = "runs/verbs"
+    size: int = 64
+    frames: int = 16
+    starts: int = 2
+    dim: int = 128
+    heads: int = 4
+    depth: int = 4
+    temporal_depth: int = 2
+    dropout: float = 0.1
+    steps: int = 5000
+    batch: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 200
+    smoothing: float = 0.1
+    seed: int = 0
+    save_every: int = 200
+    look_every: int = 500
+    threads: int = 0
+
+
+_FREE = ("root", "out", "test_splits", "save_every", "look_every", "threads", "starts")
+"""Settings that may change in an interruption."""
+
+
+def train(config: VerbsConfig) -> Path:
+    """Trains, or goes on training, scores the model, and returns its file.
+
+    Raises:
+        UserError: For settings that cannot be, the data, or a state of other settings.
+        VideoError: If a clip cannot be read.
+    """
+    _check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = _Run(config, ClassFolders(config.root))
+    run.fit()
+    return run.finish()
+
+
+def rate(step: int, config: VerbsConfig) -> float:
+    """Share of the peak learning rate at a step: a warm-up, then a cosine to zero."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(config.steps - config.warmup, 1)))
+
+
+class _Run:
+    """A training and what it has come to."""
+
+    def __init__(self, config: VerbsConfig, data: ClassFolders) -> None:
+        self._config, self._data, self._out = config, data, Path(config.out)
+        sizes = (config.size, len(data.classes), config.frames, config.dim, config.heads, config.depth)
+        torch.manual_seed(config.seed)
+        with cli.user_input("size, frames"):
+            self._vivit = ViViT(**dataclasses.asdict(ViViTSizes(*sizes, config.temporal_depth)), dropout=config.dropout)
+            self._plan = ViewPlan(config.size, 1, config.frames, config.starts, 1)
+        groups: list[list[nn.Parameter]] = [[], []]
+        for parameter in self._vivit.parameters():
+            groups[parameter.dim() < 2].append(parameter)
+        decays = ({"params": groups[0], "weight_decay": config.weight_decay}, {"params": groups[1], "weight_decay": 0})
+        self._optimizer = torch.optim.AdamW(decays, lr=config.lr)
+        self._clips = data.videos(config.train_split)
+        self._step = 0
+
+    def fit(self) -> None:
+        """Trains to the end, from the saved state if there is one."""
+        config = self._config
+        self._resume()
+        if self._step >= config.steps:
+            return
+        views = self._random_views()
+        watched = views_of(self._data.videos(config.test_splits[0]), self._plan)
+        losses, started = [], time.monotonic()
+        while self._step < config.steps:
+            losses.append(self._one_step(views))
+            self._step += 1
+            if self._step % config.look_every == 0 or self._step == config.steps:
+                top1 = hits(self._vivit, watched).double().mean().item()
+                speed = len(losses) * config.batch / (time.monotonic() - started)
+                mean = sum(losses) / len(losses)
+                self._log(f"step {self._step} loss {mean:.4f} {config.test_splits[0]} {top1:.4f} {speed:.1f} clips/s")
+                losses, started = [], time.monotonic()
+            if self._step % config.save_every == 0 or self._step == config.steps:
+                self._save()
+
+    def finish(self) -> Path:
+        """Writes the model, scores what was written, and writes its card."""
+        config, path = self._config, self._out / "verbs.safetensors"
+        save_vivit(self._vivit, path)
+        written = load_vivit(path)
+        scores = {}
+        for split in config.test_splits:
+            clips = views_of(self._data.videos(split), self._plan)
+            scores[split] = score(written, clips, len(self._data.classes))
+            found = scores[split]
+            self._log(f"{split} top-1 {found.top1.value:.4f}, first frame repeated {found.one_frame.value:.4f}")
+        hidden = ("root", "out", "save_every", "look_every", "threads")
+        recipe = {key: value for key, value in dataclasses.asdict(config).items() if key not in hidden}
+        recipe["test_splits"] = f"[{','.join(config.test_splits)}]"
+        write_card(self._out / "README.md", recipe, self._data.classes, len(self._clips), scores)
+        return path
+
+    def _random_views(self) -> RandomViews:
+        config = self._config
+        small: LabelledTensors = small_clips(self._clips, round(_MARGIN * config.size), config.frames)
+        return RandomViews(small, self._data.classes, config.size, config.frames)
+
+    def _one_step(self, views: RandomViews) -> float:
+        config = self._config
+        seed = (config.seed * 1_000_003 + self._step) * 2
+        views_BTCHW, label_B = views.batch(config.batch, torch.Generator().manual_seed(seed))
+        torch.manual_seed(seed + 1)
+        self._vivit.train()
+        loss = F.cross_entropy(self._vivit(views_BTCHW), label_B, label_smoothing=config.smoothing)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is not finite at step {self._step}; lower lr (it is {config.lr:g})")
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.lr * rate(self._step, config)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._vivit.parameters(), 1.0)
+        self._optimizer.step()
+        return loss.item()
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        """What must be the same where a run goes on."""
+        kept = {key: value for key, value in dataclasses.asdict(self._config).items() if key not in _FREE}
+        return kept | {"classes": list(self._data.classes), "clips": [clip.name for clip in self._clips]}
+
+    def _save(self) -> None:
+        self._out.mkdir(parents=True, exist_ok=True)
+        state = {"model": self._vivit.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
+        partial = self._out / "state.tmp"
+        torch.save(state | {"settings": self._settings}, partial)
+        os.replace(partial, self._out / "state.pt")
+
+    def _resume(self) -> None:
+        path = self._out / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            now = self._settings
+            differing = sorted(key for key in now if state["settings"].get(key) != now[key])
+        except Exception as error:
+            raise UserError(f"{path} is damaged ({type(error).__name__}); delete it to start anew") from error
+        if differing:
+            raise UserError(
+                f"{path} belongs to a run with other settings ({', '.join(differing)}); choose another out folder, or "
+                "delete it to start anew"
+            )
+        self._vivit.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step = state["step"]
+        self._log(f"resumed at step {self._step}")
+
+    def _log(self, line: str) -> None:
+        print(line, flush=True)
+        self._out.mkdir(parents=True, exist_ok=True)
+        with (self._out / "log.txt").open("a") as file:
+            file.write(line + "\n")
+
+
+def _check(config: VerbsConfig) -> None:
+    least = {"starts": 1, "dim": 1, "heads": 1, "depth": 1, "temporal_depth": 1, "steps": 1, "batch": 1, "warmup": 0}
+    for name, low in (least | {"save_every": 1, "look_every": 1, "threads": 0, "seed": 0, "weight_decay": 0}).items():
+        if getattr(config, name) < low:
+            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    if config.dim % config.heads:
+        raise UserError(f"dim={config.dim} must be a multiple of heads={config.heads}")
+    if not config.lr > 0:
+        raise UserError(f"lr must be above 0, got {config.lr}")
+    for name in ("dropout", "smoothing"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{name} must be in [0, 1), got {getattr(config, name)}")
+    if not config.test_splits:
+        raise UserError("test_splits must name a split")
+
+
+def _main(argv: Sequence[str]) -> None:
+    train(load_config(VerbsConfig, argv, f"python -m {COMMAND}"))
+
+
+def main() -> None:
+    """Console entry point."""
+    cli.run(COMMAND, _main)
+
+
+if __name__ == "__main__":
+    main()
