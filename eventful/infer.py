@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import policies
 from eventful import cli
+from eventful.checks.outputs import refuse_same_files
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
@@ -38,7 +39,7 @@ from eventful.tasks import Task, load_task, nearest, recorded_task, saliency_of
 from eventful.user_code import policy_class
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
-from eventful.video.reader import FrameReader, images_in, read_frames
+from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
 from eventful.video.sound import sound_of
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(argv: Sequence[str]) -> None:
     args = parser(COMMAND).parse_args(argv)
-    _check_outputs(args)
+    refuse_same_files(args.video, args.weights, args.out, None if args.json == "-" else args.json)
     reader = read_frames(args.video, args.source_fps)
     policy = args.heuristic or args.policy
     given = {"model": args.model, "weights": args.weights, "image_size": args.size}
@@ -282,27 +283,6 @@ def _open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:
         return sys.stdout
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return stack.enter_context(open(path, "w", encoding="utf-8"))
-
-
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuses to write one file twice, or over what is read, whatever it is called."""
-    written = {"--out": args.out, "--json": None if args.json == "-" else args.json}
-    read = {"the video itself": [args.video], "the weights of the model": [args.weights]}
-    if os.path.isdir(args.video):
-        read["a frame of the video"] = [str(path) for path in images_in(Path(args.video))]
-    if args.out and written["--json"] and _is_same_file(args.out, args.json):
-        raise UserError(f"--out and --json are one file, {args.json}; give each its own")
-    for path in filter(None, written.values()):
-        for what, files in read.items():
-            if any(file and _is_same_file(path, file) for file in files):
-                raise UserError(f"{path} is {what}; write the results to another file")
-
-
-def _is_same_file(one: str, other: str) -> bool:
-    """Whether two paths lead to one file, by links of any kind; the file need not exist yet."""
-    if os.path.exists(one) and os.path.exists(other):
-        return os.path.samefile(one, other)
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,39 @@
+"""Whether a command would write one file twice, or over what it reads, whatever the file is called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from eventful.errors import UserError
+from eventful.video.reader import images_in
+
+
+def refuse_same_files(video: str, weights: str | None, out: str | None, json: str | None) -> None:
+    """Looks at the files of `eventful-infer`.
+
+    Args:
+        video: Video file, folder of images, address or camera.
+        weights: Weights file of the model, or None.
+        out: Video to write, or None.
+        json: File of results to write, or None.
+
+    Raises:
+        UserError: If two of them are one file, one of which is written.
+    """
+    if out and json and _is_same_file(out, json):
+        raise UserError(f"--out and --json are one file, {json}; give each its own")
+    read: dict[str, list[str | None]] = {"the video itself": [video], "the weights of the model": [weights]}
+    if os.path.isdir(video):
+        read["a frame of the video"] = [str(path) for path in images_in(Path(video))]
+    for path in filter(None, (out, json)):
+        for what, files in read.items():
+            if any(file and _is_same_file(path, file) for file in files):
+                raise UserError(f"{path} is {what}; write the results to another file")
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, by links of any kind; the file need not exist yet."""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
