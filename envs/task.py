@@ -11,14 +11,34 @@ Shape suffixes: B streams, T frames, C channels, H height, W width, N tokens, D 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 from torch import Tensor, nn
 
 Target = Mapping[str, Tensor]
 """Labels of one frame. Detection: `boxes` (K, 4) xyxy in pixels of the frame, `labels` (K,) int64."""
+
+
+class Frames(Protocol):
+    """uint8 RGB frames (T, H, W, 3): a tensor, or something that decodes a frame when it is asked for."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(T, H, W, 3)."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The frames one after another."""
+
+    @overload
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> Frames: ...
+
+    def __getitem__(self, index: int | slice, /) -> Tensor | Frames:
+        """One frame (H, W, 3), or some of them."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +47,15 @@ class Clip:
 
     Attributes:
         name: Unique within the task; evaluation resamples whole clips by it.
-        frames_THWC: uint8 RGB frames (T, H, W, 3), a tensor or a memory-mapped array wrapped by
-            `torch.from_numpy`.
+        frames_THWC: uint8 RGB frames (T, H, W, 3): a tensor, a memory-mapped array wrapped by `torch.from_numpy`, or
+            frames that are decoded one by one, as they are asked for.
         targets: One `Target` a frame, or empty for label-free tasks.
         fps: Frames per second of the recording.
         tags: Free facts for grouping results, such as `{"map": "MAP03", "camera": "moving"}`.
     """
 
     name: str
-    frames_THWC: Tensor
+    frames_THWC: Frames
     targets: Sequence[Target] = ()
     fps: float = 25.0
     tags: Mapping[str, str] = field(default_factory=dict)

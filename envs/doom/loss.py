@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from envs.detection.iou import paired_iou
 from envs.doom.boxes import PATCH, encode, split_outputs, token_centres
 from envs.task import Target
 
@@ -90,19 +91,6 @@ def token_loss(outputs_BNX: Tensor, targets: Sequence[Target]) -> Tensor:
     box_BN = _GIOU_WEIGHT * (1 - giou_BN) + _CODE_WEIGHT * code_BN
     objects_B1 = positive_BN.sum(1, keepdim=True).clamp_min(1)
     return (class_BN + torch.where(positive_BN, box_BN, 0.0)) / objects_B1
-
-
-def paired_iou(a_4: Tensor, b_4: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of boxes, pair by pair, over any leading dimensions."""
-    area_a = (a_4[..., 2:] - a_4[..., :2]).clamp_min(0).prod(-1)
-    area_b = (b_4[..., 2:] - b_4[..., :2]).clamp_min(0).prod(-1)
-    low, high = torch.maximum(a_4[..., :2], b_4[..., :2]), torch.minimum(a_4[..., 2:], b_4[..., 2:])
-    shared = (high - low).clamp_min(0).prod(-1)
-    union = (area_a + area_b - shared).clamp_min(1e-6)
-    low, high = torch.minimum(a_4[..., :2], b_4[..., :2]), torch.maximum(a_4[..., 2:], b_4[..., 2:])
-    hull = (high - low).clamp_min(0).prod(-1).clamp_min(1e-6)
-    iou = shared / union
-    return iou, iou - (hull - union) / hull
 
 
 def _pad(targets: Sequence[Target], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

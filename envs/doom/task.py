@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.detection import MeanAveragePrecision50, frame_ap
+from envs.detection.iou import paired_iou
 from envs.doom.boxes import INPUT_SIZE, detections, split_outputs
 from envs.doom.clips import load_split
 from envs.doom.detector import load_detector
 from envs.doom.labels import CLASS_NAMES
-from envs.doom.loss import detection_loss, paired_iou, token_loss
+from envs.doom.loss import detection_loss, token_loss
 from envs.doom.scenes import split_named
 from envs.output_distance import detection_distance
 from envs.task import Clip, Metric, Target, freeze

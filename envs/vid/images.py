@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,24 @@ def read_image(path: Path) -> Tensor:
     Raises:
         VideoError: If it cannot be read.
     """
+    with _reported(path), Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB")))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of an image, from its first bytes.
+
+    Raises:
+        VideoError: If it cannot be read.
+    """
+    with _reported(path), Image.open(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))
+        yield
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow reports damaged files by any of these.
         raise VideoError(f"frame {path} cannot be read: {one_line(error)}") from error

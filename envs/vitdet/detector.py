@@ -13,8 +13,9 @@ Shape suffixes: B streams, D channels of the backbone, K boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -25,7 +26,9 @@ from envs.vitdet.proposals import ProposalGenerator
 from envs.vitdet.pyramid import SimplePyramid
 from envs.vitdet.roi_heads import Cascade, ROIHeads, SingleStage
 from eventful.attention.relative import RelativeResize
-from eventful.families.vitdet import vitdet_b
+from eventful.errors import UserError
+from eventful.families.vitdet import vitdet, vitdet_b
+from eventful.tasks import check_options
 
 COCO_CLASSES = 80
 VID_CLASSES = 30
@@ -65,9 +68,9 @@ def with_head(backbone: VisionTransformerSAM, head: DetectionHead) -> VisionTran
     return backbone.eval()
 
 
-def vid_head(dim: int = 768) -> DetectionHead:
-    """Faster R-CNN for the 30 classes of ImageNet VID, with random weights."""
-    return DetectionHead(dim, 300, SingleStage(VID_CLASSES))
+def vid_head(dim: int = 768, classes: int = VID_CLASSES, proposals: int = 300) -> DetectionHead:
+    """Faster R-CNN, by default for the 30 classes of ImageNet VID, with random weights."""
+    return DetectionHead(dim, proposals, SingleStage(classes))
 
 
 def coco_head(dim: int = 768) -> DetectionHead:
@@ -96,6 +99,41 @@ def vitdet_b_vid(
         OSError: If their file is missing.
     """
     return _detector(vid_head, vitdet_b(image_size, kv_pool, device, relative_resize), weights)
+
+
+def vitdet_vid(
+    image_size: int,
+    classes: int = VID_CLASSES,
+    proposals: int = 300,
+    weights: Path | str | None = None,
+    architecture: Mapping[str, Any] | None = None,
+) -> VisionTransformerSAM:
+    """`vitdet_b_vid` with other classes, or of another size.
+
+    Args:
+        image_size: Side of the canvas.
+        classes: Number of classes.
+        proposals: Most proposals of a frame.
+        weights: File of weights; random ones if None.
+        architecture: Arguments of `eventful.families.vitdet.vitdet` that are not those of ViTDet-B, such as `depth`.
+
+    Raises:
+        UserError: If there is no such argument, sizes do not fit together, or the weights are of another model.
+        OSError: If the file of the weights is missing.
+    """
+    options = {"position_side": 14, "relative_side": 64, **(architecture or {})}
+    check_options("architecture", vitdet, options)
+    for name in ("image_size", "patch_size", "device"):
+        if name in options:
+            raise UserError(f"architecture: {name} cannot be chosen; patches have {_PATCH} pixels")
+    dim, heads = options.get("embed_dim", 768), options.get("heads", 12)
+    if image_size < _PATCH or image_size % _PATCH:
+        raise UserError(f"the side of the canvas must be a multiple of {_PATCH} pixels, got {image_size}")
+    if dim % heads or dim % 4:
+        raise UserError(f"architecture: embed_dim must be a multiple of heads ({heads}) and of 4, got {dim}")
+    if min(classes, proposals) < 1:
+        raise UserError(f"classes and proposals must be positive, got {classes} and {proposals}")
+    return _detector(lambda dim: vid_head(dim, classes, proposals), vitdet(image_size, **options), weights)
 
 
 def vitdet_b_coco(

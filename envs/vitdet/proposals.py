@@ -8,6 +8,7 @@ Shape suffixes: B streams, C channels, A anchors of a place, P places and anchor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,23 @@ Proposals = tuple[Tensor, Tensor]
 
 _PER_LEVEL = 1000
 _MAX_OVERLAP = 0.7
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network says at the anchors of each level, finest first; within a level by row, column, anchor.
+
+    Attributes:
+        logits: (B, P) of each level, float32.
+        deltas: (B, P, 4) of each level, float32.
+        anchors: (P, 4) of each level, xyxy in pixels of the canvas.
+        sizes: (rows, columns) of each level.
+    """
+
+    logits: Sequence[Tensor]
+    deltas: Sequence[Tensor]
+    anchors: Sequence[Tensor]
+    sizes: Sequence[tuple[int, int]]
 
 
 class RPNHead(nn.Module):
@@ -60,11 +78,23 @@ class ProposalGenerator(nn.Module):
             levels: Maps (B, C, Y, X), finest first.
             size: (height, width) of the canvas, which boxes are clipped to.
         """
+        return self.select(self.predict(levels), size)
+
+    def predict(self, levels: Sequence[Tensor]) -> Predictions:
+        """What the network says about maps (B, C, Y, X), finest first."""
         predictions = [self.rpn_head(x_BCYX) for x_BCYX in levels]
-        logits = [logits_BAYX.permute(0, 2, 3, 1).flatten(1).float() for logits_BAYX, _ in predictions]
-        deltas = [x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for _, x in predictions]
-        places = anchors([(x.shape[-2], x.shape[-1]) for x in levels], levels[0].device)
-        streams = range(levels[0].shape[0])
+        sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
+        return Predictions(
+            [logits_BAYX.permute(0, 2, 3, 1).flatten(1).float() for logits_BAYX, _ in predictions],
+            [x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for _, x in predictions],
+            anchors(sizes, levels[0].device),
+            sizes,
+        )
+
+    def select(self, predictions: Predictions, size: tuple[int, int]) -> list[Proposals]:
+        """The best proposals of each stream; see `forward`."""
+        logits, deltas, places = predictions.logits, predictions.deltas, predictions.anchors
+        streams = range(len(logits[0]))
         return [self._select([x[b] for x in logits], [x[b] for x in deltas], places, size) for b in streams]
 
     def _select(

@@ -24,8 +24,9 @@ def score(model: nn.Module, clips: Sequence[Clip]) -> dict[str, float]:
     now = MeanAveragePrecision50(len(CLASS_NAMES))
     for clip in clips:
         found = []
-        for part in clip.frames_THWC.split(16):
-            found += detections(model(preprocess(part)))
+        for start in range(0, len(clip), 16):
+            frames_BHWC = torch.stack(list(clip.frames_THWC[start : start + 16]))
+            found += detections(model(preprocess(frames_BHWC)))
         late = round(clip.fps)
         for t, target in enumerate(clip.targets):
             fresh.add(clip.name, found[t], target)

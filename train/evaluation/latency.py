@@ -60,4 +60,4 @@ def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:
     """Walks through the clip forwards and backwards, so that there is never a jump."""
     last = len(clip) - 1
     t = last - abs(last - k % (2 * last))
-    return task.preprocess(clip.frames_THWC[t : t + 1].to(weight.device)).to(weight.dtype)
+    return task.preprocess(clip.frames_THWC[t][None].to(weight.device)).to(weight.dtype)
