@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,15 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write_uneven(path: Path, turned: bool = False) -> Path:
-    """Frames at 0.5, 0.6, 0.9 and 1 s with half a second of silence beside them."""
+def write_uneven(path: Path, turned: bool = False, times: Sequence[int] = (500, 600, 900, 1000)) -> Path:
+    """Frames at these milliseconds with half a second of silence beside them."""
     with av.open(str(path), "w") as container:
         film, track = container.add_stream("libx264", rate=10), container.add_stream("flac", rate=8000)
         film.height, film.width = 96, 128
         film.codec_context.time_base = Fraction(1, 1000)
         if turned:
             film.set_display_rotation(90)
-        for frame, ms in zip(moving_frames(4), (500, 600, 900, 1000), strict=True):
+        for frame, ms in zip(moving_frames(len(times)), times, strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = ms, Fraction(1, 1000)
             container.mux(film.encode(picture))
@@ -77,7 +78,7 @@ def test_times_and_sound_of_the_source(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_training_reads_the_frames_that_inference_reads(turned: bool, tmp_path: Path) -> None:
-    source = write_uneven(tmp_path / "a.mkv", turned)
+    source = write_uneven(tmp_path / "a.mkv", turned, times=(500, 600, 900, 1000, 1200, 1300))
     model = timm.create_model("test_vit", img_size=(128, 96) if turned else (96, 128), num_classes=0)
     task = Distillation(model, source, train_frames="0-3", test_frames="4-5", cache=tmp_path / "cache")
     clips = [clip.frames_THWC for split in ("train", "val", "test") for clip in task.clips(split)]

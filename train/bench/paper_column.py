@@ -13,12 +13,10 @@ import torch
 
 import eventful
 import policies
+from envs.vitdet.paper_column import selected
 from eventful.families.vitdet import vitdet_b
 from eventful.macs import paper_column
 from train.bench.run import Setting, synthetic
-
-GATES = 3
-"""Gates of a block."""
 
 PUBLISHED = {
     (1024, 512): (467.44, 86.39),
@@ -76,7 +74,7 @@ def check_accounting(size: int, r: int, device: torch.device) -> AccountingCheck
     if state is None or state.macs is None:
         raise RuntimeError("the model has counted nothing")
     architecture = paper_column.vitdet_b(size)
-    counts = paper_column.steady_macs(architecture, _selected(state))
+    counts = paper_column.steady_macs(architecture, selected(state, architecture))
     macs = {name: float(amount[0]) / 1e9 for name, amount in state.macs.by_operation.items()}
     return AccountingCheck(
         size,
@@ -91,9 +89,3 @@ def check_accounting(size: int, r: int, device: torch.device) -> AccountingCheck
         sum(paper_column.flush_macs(architecture).values()) / 1e9,
         PUBLISHED.get((size, r)),
     )
-
-
-def _selected(state: eventful.StreamState) -> list[paper_column.Selected]:
-    """How many tokens the gates of each block updated in the last frame of one stream."""
-    counts = state.updated()[0].sum(1).tolist()
-    return [paper_column.Selected(*counts[i : i + GATES]) for i in range(0, len(counts), GATES)]
