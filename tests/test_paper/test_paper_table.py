@@ -2,8 +2,6 @@
 
 import csv
 
-from pathlib import Path
-
 import pytest
 import torch
 
