@@ -5,6 +5,8 @@ Shape suffixes: B streams, G gates, N tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor
@@ -19,8 +21,10 @@ GATES = 3
 
 def architecture_of(vit: VisionTransformerSAM, side: int) -> Architecture:
     """The sizes of a ViTDet on frames of `side` pixels."""
-    patch: int = vit.patch_embed.patch_size[0]
-    blocks = list(vit.blocks)
+    # timm declares neither the patches of an embedding nor what blocks hold.
+    embed: Any = vit.patch_embed
+    blocks: list[Any] = list(vit.blocks)
+    patch = embed.patch_size[0]
     windowed = {index: block.window_size for index, block in enumerate(blocks) if block.window_size}
     pools = [block.attn.kv_pool for block in blocks if isinstance(block.attn, ViTDetAttention)]
     return Architecture(
@@ -42,7 +46,8 @@ def selected(state: StreamState, architecture: Architecture) -> list[Selected]:
     blocks = []
     for i in range(0, len(counts), GATES):
         cells = _cells(updated_GN[i], architecture) if architecture.pool > 1 else None
-        blocks.append(Selected(*counts[i : i + GATES], cells=cells))
+        qkv, proj, mlp = counts[i : i + GATES]
+        blocks.append(Selected(qkv, proj, mlp, cells))
     return blocks
 
 
