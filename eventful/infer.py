@@ -42,7 +42,7 @@ from eventful.video.pace import Pace
 from eventful.video.reader import FrameReader, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
-from eventful.video.sound import sound_of
+from eventful.video.sound import Sound, sound_of
 from eventful.video.writer import VideoWriter
 from policies import Provenance, TrainablePolicy
 from policies.protocol import Policy
@@ -206,8 +206,7 @@ def _write(
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
         sound = sound_of(reader) if args.out else None
-        if sound is not None:
-            stack.callback(lambda: sound.left_out and print(f"{args.out} lacks sound: {sound.left_out}", file=messages))
+        stack.callback(_say_what_lacks, args.out, sound, messages)
         video = stack.enter_context(VideoWriter(args.out, reader.fps, sound)) if args.out else None
         lines = _open_lines(args.json, stack)
         # `disable=None`: no progress where stderr is no terminal.
@@ -274,6 +273,11 @@ def _write_line(line: str, file: TextIO) -> None:
         # A full disk, whose errors name no file. The line stays in the buffer: closing would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         raise UserError(f"{file.name} cannot be written: {error.strerror}") from error
+
+
+def _say_what_lacks(path: str, sound: Sound | None, messages: TextIO) -> None:
+    if sound is not None and sound.left_out is not None:
+        print(f"{path} lacks sound: {sound.left_out}", file=messages)
 
 
 def _open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:

@@ -39,7 +39,9 @@ def parser(command: str) -> argparse.ArgumentParser:
     """The command's parser; bad arguments raise `UserError`."""
     p = _Parser(prog=command, description="Run a policy checkpoint on live or stored video.", allow_abbrev=False)
     p.add_argument(
-        "video", type=expanduser, help="video file, stream address, camera (/dev/video0), or folder of images"
+        "video",
+        type=expanduser,
+        help="video or picture file, stream address, camera (/dev/video0), folder of images",
     )
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -93,7 +95,7 @@ def parser(command: str) -> argparse.ArgumentParser:
     run.add_argument("--device", help="such as cuda:0; the first GPU if there is one, else the CPU")
     run.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     run.add_argument("--max-frames", metavar="N", type=_natural, help="stop after N frames")
-    run.add_argument("--source-fps", type=_positive, help="frames per second of a folder of images (25)")
+    run.add_argument("--source-fps", type=_positive, help="frames per second of still pictures (25)")
     return p
 
 

@@ -20,18 +20,6 @@ MPEGTS_CODECS = frozenset({"aac", "aac_latm", "ac3", "dca", "eac3", "mp2", "mp2f
 """What MPEG-TS has a name for; FFmpeg writes everything else as data that no player knows."""
 
 
-def _check_fits(track: Any, target: Any) -> None:
-    """Refuses what FFmpeg would write into a container, and hardly a player would play."""
-    container, codec = target.format.name, track.codec_context.name
-    if (container == "mpegts" and codec not in MPEGTS_CODECS) or (container == "mp4" and codec.startswith("pcm_")):
-        raise ValueError(f"{container!r} format does not support {codec!r} codec")
-
-
-def _has_header_in_every_packet(track: Any) -> bool:
-    """Whether a track is AAC as it is broadcast (ADTS)."""
-    return track.codec_context.name == "aac" and not track.codec_context.extradata
-
-
 def sound_of(reader: FrameReader) -> Sound | None:
     """The sound of what a reader reads; None if there is none."""
     return Sound(reader) if isinstance(reader, StreamReader) and reader.has_sound else None
@@ -134,3 +122,15 @@ class Sound:
         packet.pts = packet.dts if packet.pts is None else packet.pts - shift
         packet.stream = track
         self._target.mux(packet)
+
+
+def _check_fits(track: Any, target: Any) -> None:
+    """Refuses what FFmpeg would write into a container, and hardly a player would play."""
+    container, codec = target.format.name, track.codec_context.name
+    if (container == "mpegts" and codec not in MPEGTS_CODECS) or (container == "mp4" and codec.startswith("pcm_")):
+        raise ValueError(f"{container!r} format does not support {codec!r} codec")
+
+
+def _has_header_in_every_packet(track: Any) -> bool:
+    """Whether a track is AAC as it is broadcast (ADTS)."""
+    return track.codec_context.name == "aac" and not track.codec_context.extradata

@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from av.format import Flags
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from eventful.errors import VideoError
 from eventful.video.frames import Frame, reason, size_text
@@ -59,6 +59,7 @@ class VideoWriter:
         self._container: Any = None
         self._stream: Any = None
         self._shape: tuple[int, ...] = ()
+        self._reformatter = VideoReformatter()
         self._index, self._end_s = 0, 0.0
         self._tick, self._last_tick, self._one_rate = Fraction(1, TICKS), -1, False
 
@@ -86,7 +87,7 @@ class VideoWriter:
                 f"frame of {size_text(frame.shape)} in a video of {size_text(self._shape)} (height x width)"
             )
         seconds = self._index / float(self._fps) if time is None else time
-        picture = _yuv(frame)
+        picture = self._encoded_as(frame)
         picture.pts, picture.time_base = self._ticks(seconds), self._tick
         # For how long the last frame is shown; players take that of the others from the times.
         picture.duration = round(1 / self._fps / self._tick)
@@ -101,6 +102,14 @@ class VideoWriter:
             with suppress(FFmpegError, OSError):
                 container.close()
             raise VideoError(f"video {self.path} cannot be written: {reason(error)}") from error
+
+    def _encoded_as(self, frame: Frame) -> av.VideoFrame:
+        """Even sides, in BT.709, which is what players assume of large pictures that do not say."""
+        even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+        return self._reformatter.reformat(
+            picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
 
     def close(self) -> None:
         """Finishes the file. May be called twice."""
@@ -139,6 +148,7 @@ class VideoWriter:
                     raise
                 # Some containers find out at their header that they do not take a sound.
                 self._sound.leave_out(f"{self.path.suffix} does not take it ({reason(error)})")
+                self._sound.close()
                 self._sound = None
                 self._open(shape)
         except (FFmpegError, OSError, ValueError) as error:
@@ -162,10 +172,3 @@ class VideoWriter:
             self._sound.join(container)
         container.start_encoding()
         self._container, self._stream = container, stream
-
-
-def _yuv(frame: Frame) -> av.VideoFrame:
-    """A frame as it is encoded: even sides, BT.709, which is what players assume of large pictures that do not say."""
-    even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-    picture = av.VideoFrame.from_ndarray(even, format="rgb24")
-    return picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
