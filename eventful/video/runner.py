@@ -101,7 +101,8 @@ class VideoRunner:
             UserError: If the policy does not fit the model, or its budget is out of range.
             StreamError: If the preprocessed frame does not fit the stream.
         """
-        pixels = torch.from_numpy(frame)[None].to(self._weight.device)
+        # Mirrored views and the like have strides that tensors cannot have.
+        pixels = torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._weight.device)
         x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
         started = self._now()
         features, outputs, state = self.model.step_with_features(x_BCHW, self._state, self._select)
