@@ -30,13 +30,13 @@ from tqdm import tqdm
 
 import policies
 from eventful import cli
-from eventful.checks.outputs import refuse_same_files
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import wrap
 from eventful.tasks import Task, load_task, nearest, recorded_task, saliency_of
 from eventful.user_code import policy_class
+from eventful.video.outputs import refuse_same_files
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
 from eventful.video.reader import FrameReader, read_frames
