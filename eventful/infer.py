@@ -30,16 +30,16 @@ from tqdm import tqdm
 
 import policies
 from eventful import cli
+from eventful.checks.outputs import refuse_same_files
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import wrap
 from eventful.tasks import Task, load_task, nearest, recorded_task, saliency_of
 from eventful.user_code import policy_class
-from eventful.video.outputs import refuse_same_files
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
-from eventful.video.reader import FrameReader, read_frames
+from eventful.video.reader import FrameReader, images_in, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
 from eventful.video.sound import Sound, sound_of
@@ -174,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(argv: Sequence[str]) -> None:
     args = parser(COMMAND).parse_args(argv)
-    refuse_same_files(args.video, args.weights, args.out, None if args.json == "-" else args.json)
+    pictures = images_in(Path(args.video)) if os.path.isdir(args.video) else []
+    refuse_same_files(args.video, pictures, args.weights, args.out, None if args.json == "-" else args.json)
     reader = read_frames(args.video, args.source_fps)
     policy = args.heuristic or args.policy
     given = {"model": args.model, "weights": args.weights, "image_size": args.size}

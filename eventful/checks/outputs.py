@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from eventful.errors import UserError
-from eventful.video.reader import images_in
 
 
-def refuse_same_files(video: str, weights: str | None, out: str | None, json: str | None) -> None:
+def refuse_same_files(
+    video: str, pictures: Sequence[Path], weights: str | None, out: str | None, json: str | None
+) -> None:
     """Looks at the files of `eventful-infer`.
 
     Args:
         video: Video file, folder of images, address or camera.
+        pictures: Pictures of the folder; empty for anything else.
         weights: Weights file of the model, or None.
         out: Video to write, or None.
         json: File of results to write, or None.
@@ -24,8 +27,7 @@ def refuse_same_files(video: str, weights: str | None, out: str | None, json: st
     if out and json and _is_same_file(out, json):
         raise UserError(f"--out and --json are one file, {json}; give each its own")
     read: dict[str, list[str | None]] = {"the video itself": [video], "the weights of the model": [weights]}
-    if os.path.isdir(video):
-        read["a frame of the video"] = [str(path) for path in images_in(Path(video))]
+    read["a frame of the video"] = [str(path) for path in pictures]
     for path in filter(None, (out, json)):
         for what, files in read.items():
             if any(file and _is_same_file(path, file) for file in files):
