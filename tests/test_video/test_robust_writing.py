@@ -45,6 +45,12 @@ cli.run("test", main)
 """
 
 
+def _heed_signals() -> None:
+    """Undoes what `nohup` and shells do to background jobs, whose children ignore these signals, too."""
+    for name in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_file_that_cannot_grow_is_noticed_at_once(suffix: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"a{suffix}")]
@@ -59,7 +65,9 @@ def test_a_file_that_cannot_grow_is_noticed_at_once(suffix: str, tmp_path: Path)
 )
 def test_what_was_written_plays_whatever_ends_the_process(name: str, code: int, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
-    process = subprocess.Popen([sys.executable, "-c", LONG_RUN, str(path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_RUN, str(path)], stdout=subprocess.PIPE, text=True, preexec_fn=_heed_signals
+    )
     assert process.stdout is not None and process.stdout.readline() == "written\n"
     process.send_signal(signal.Signals[f"SIG{name}"])
     assert process.wait() == code
