@@ -32,7 +32,7 @@ class FramePlan:
         dense: MACs of the dense model's blocks per frame.
         embed: MACs of the patch embedding.
         head: MACs of everything after the blocks.
-        blank_ND: Tokens of a blank frame: what the embedding adds to each place.
+        blank_ND: Tokens of a blank frame, what the embedding adds to each place; None without motion compensation.
     """
 
     blocks: Sequence[Block]
@@ -40,7 +40,7 @@ class FramePlan:
     dense: float
     embed: float
     head: float
-    blank_ND: Tensor
+    blank_ND: Tensor | None
 
 
 GATES_PER_BLOCK = 3
@@ -75,7 +75,7 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
         dense,
         ordinary_prefix=options.prefix == "ordinary",
     )
-    return FramePlan(blocks, layout, dense, embed, head, blank_ND)
+    return FramePlan(blocks, layout, dense, embed, head, blank_ND if options.motion_compensation else None)
 
 
 class Plans:

@@ -268,7 +268,7 @@ class EventfulModel(TimmInterface):
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
         memory = dict(state.memory)
         run = FrameRun(plan, self.options, state, flush, masked, self.policy)
-        if self.options.motion_compensation:
+        if plan.blank_ND is not None:
             run.ledger.add("motion", follow_motion(state, frame, plan.layout, plan.blank_ND))
         # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
         tokens_BND = backbone.embed(frame).contiguous()

@@ -86,8 +86,11 @@ class _Evaluation:
         ends = [c for c in parse_contenders(["All", "Nothing"], own) if c not in named]
         self._contenders, twins = drop_twins([*named, *ends])
         self._notes = [*blind, *twins]
-        if asked.attention not in (None, "exact") and all(c.granularity == "frame" for c in self._contenders):
+        granularities = {c.granularity for c in self._contenders}
+        if asked.attention not in (None, "exact") and "gate" not in granularities:
             raise UserError(f"attention={asked.attention} is read by policies at every gate only (there is none)")
+        if asked.motion_compensation and "frame" not in granularities:
+            raise UserError("motion_compensation is read by policies with one decision per frame only (there is none)")
         if not policies:
             self._notes.append("no policy=FOLDER was given: the heuristics alone")
         self._task.model.to(self._device, self._dtype)

@@ -160,9 +160,11 @@ def test_a_task_that_was_an_object_is_given_again(task: Squares, tmp_path: Path)
         evaluate(config(tmp_path, video="a.mp4"), task)
 
 
-def test_attention_that_no_policy_reads_is_refused(task: Squares, tmp_path: Path):
+def test_options_of_the_model_that_no_policy_reads_are_refused(task: Squares, tmp_path: Path):
     with pytest.raises(UserError, match="attention=paper is read by policies at every gate only"):
         evaluate(config(tmp_path, attention="paper"), task)
+    with pytest.raises(UserError, match="motion_compensation is read by policies with one decision per frame only"):
+        evaluate(config(tmp_path, granularity="gate", motion_compensation=True, policies=["TopR"]), task)
 
 
 def test_the_command_ends_with_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

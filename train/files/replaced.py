@@ -28,10 +28,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write: Function that writes it to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp")
-    write(partial)
-    _sync(partial)
-    os.replace(partial, path)
+    # Several processes may replace one file.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(partial)
+        _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 

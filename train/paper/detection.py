@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,14 +31,15 @@ from eventful import cli
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.macs.paper_column import flush_macs, steady_macs
+from policies.content_hash import content_hash
 from train.config import load_config
 from train.distributed import own_device
+from train.files.replaced import replace_file
 from train.paper.detection_config import PaperConfig
 from train.paper.published import PUBLISHED
-from train.paper.results import Results, SequenceResult, replace
+from train.paper.results import Results, SequenceResult
 from train.paper.rows import Row, parse_row
 from train.paper.table import as_csv, as_markdown, line_of
-from train.tuning.content import digest, tensors_digest
 
 COMMAND = "train.paper.detection"
 
@@ -85,8 +87,8 @@ class PaperTable:
         config, out = self._config, Path(self._config.out)
         is_published = not config.architecture and config.classes is None
         published = PUBLISHED.get(config.canvas, {}) if is_published else {}
-        replace(out / "table.csv", as_csv(lines, published))
-        replace(out / "table.md", as_markdown(lines, published))
+        for name, text in {"table.csv": as_csv(lines, published), "table.md": as_markdown(lines, published)}.items():
+            replace_file(out / name, partial(Path.write_text, data=text))
         return out / "table.md"
 
     @torch.inference_mode()
@@ -136,8 +138,8 @@ class PaperTable:
         """What all results depend on; rows can be added later."""
         apart = ("rows", "out", "threads", "device", "root", "weights")
         setting = {key: value for key, value in dataclasses.asdict(self._config).items() if key not in apart}
-        sequences = digest([[sequence.name, len(sequence)] for sequence in self._sequences])
-        weights = tensors_digest(self._vits[False].state_dict())
+        sequences = content_hash([[sequence.name, len(sequence)] for sequence in self._sequences])
+        weights = content_hash(self._vits[False].state_dict())
         return setting | {"sequences": sequences, "model weights": weights, "device": self._device.type}
 
 

@@ -6,12 +6,13 @@ A line is written when its sequence is done, and is found again by the sequence'
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eventful.errors import UserError
+from train.files.replaced import replace_file
 from train.paper.rows import Row
 
 
@@ -48,7 +49,7 @@ class Results:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = folder / "setting.json"
         if not path.exists():
-            replace(path, json.dumps(setting, indent=1))
+            replace_file(path, partial(Path.write_text, data=json.dumps(setting, indent=1)))
         before = json.loads(path.read_text())
         changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
         if changed:
@@ -74,13 +75,6 @@ class Results:
 
     def _place(self, row: Row) -> Path:
         return self._folder / row.name.replace(":", "_")
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file in one step, so that nobody reads half of it."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _cut_broken_line(file: Any) -> None:

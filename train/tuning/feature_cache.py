@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ from envs.vivit import ViewPlan, encode, view_steps
 from envs.vivit.videos import LabelledVideo
 from eventful import EventfulModel
 from eventful.errors import UserError
-from train.tuning.content import digest, policy_facts, tensors_digest
+from policies.content_hash import content_hash
+from train.files.replaced import replace_file
+from train.tuning.policy_facts import policy_facts
 
 FORMAT = 1
 """Raised when the same inputs give other numbers."""
@@ -63,7 +64,7 @@ class FeatureCache:
     def __init__(self, folder: Path, spatial: nn.Module, plan: ViewPlan) -> None:
         self._spatial, self._plan = spatial.eval(), plan
         self.way = _way(spatial, plan)
-        self.folder = folder / digest(self.way)
+        self.folder = folder / content_hash(self.way)[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "way.json").write_text(json.dumps(self.way, indent=2, sort_keys=True))
 
@@ -109,26 +110,17 @@ class FeatureCache:
 
     def _write(self, video: LabelledVideo, features: Features) -> None:
         """Whole or not at all."""
-        path = self._path(video)
-        path.parent.mkdir(exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
-            tensors = {f.name: getattr(features, f.name).contiguous() for f in dataclasses.fields(Features)}
-            safetensors.torch.save_file(tensors, part)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        tensors = {f.name: getattr(features, f.name).contiguous() for f in dataclasses.fields(Features)}
+        replace_file(self._path(video), partial(safetensors.torch.save_file, tensors))
 
     def _path(self, video: LabelledVideo) -> Path:
-        name = digest(video.key)
+        name = content_hash(video.key)[:16]
         return self.folder / name[:2] / f"{name}.safetensors"
 
 
 def _way(spatial: nn.Module, plan: ViewPlan) -> dict[str, Any]:
     vit = spatial.vit if isinstance(spatial, EventfulModel) else spatial
-    weights = tensors_digest(vit.state_dict())
+    weights = content_hash(vit.state_dict())
     way: dict[str, Any] = {"format": FORMAT, "weights": weights, "views": dataclasses.asdict(plan)}
     if not isinstance(spatial, EventfulModel):
         return way

@@ -31,9 +31,9 @@ from eventful.errors import UserError
 from eventful.infer_arguments import heuristic
 from eventful.user_code import policy_class
 from policies import Policy, PolicyMismatch
+from policies.content_hash import content_hash
 from train.config import load_config, part
 from train.tuning.accuracy import Examples, accuracy
-from train.tuning.content import digest, tensors_digest
 from train.tuning.feature_cache import FeatureCache
 from train.tuning.split import videos_for
 from train.tuning.tune_config import TuneConfig, check
@@ -153,8 +153,8 @@ class _Run:
         recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("epochs", "save_every")}
         run = recipe | {
             "features": self._cache.folder.name,
-            "weights": tensors_digest(temporal.state_dict()),
-            "videos": digest([[video.key, video.label] for video in videos]),
+            "weights": content_hash(temporal.state_dict()),
+            "videos": content_hash([[video.key, video.label] for video in videos]),
         }
         labels = [video.label for video in videos]
         return Tuner(temporal, self._examples(videos), labels, options, self._out, run)

@@ -16,9 +16,9 @@ Shape suffixes: B videos, V views, S steps, D channels, K classes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from envs.vivit import TemporalClassifier, video_probabilities
 from eventful.errors import UserError
+from train.files.replaced import replace_file
 from train.tuning.accuracy import Examples, batch_of
 
 Loss = Literal["published", "cross_entropy"]
@@ -198,10 +199,7 @@ class Tuner:
             "history": self.history,
             "run": self._run,
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self.state_file.with_suffix(".tmp")
-        torch.save(saved, partial)
-        os.replace(partial, self.state_file)
+        replace_file(self.state_file, partial(torch.save, saved))
 
 
 def _seed(seed: int, step: int) -> int:

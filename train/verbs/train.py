@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
 from eventful import cli
 from eventful.errors import UserError
 from train.config import load_config
+from train.files.replaced import replace_file
 from train.verbs.augment import RandomViews
 from train.verbs.card import hits, score, write_card
 from train.verbs.clips import LabelledTensors, small_clips, views_of
@@ -201,11 +202,8 @@ class _Run:
         return kept | {"classes": list(self._data.classes), "clips": [clip.name for clip in self._clips]}
 
     def _save(self) -> None:
-        self._out.mkdir(parents=True, exist_ok=True)
         state = {"model": self._vivit.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
-        partial = self._out / "state.tmp"
-        torch.save(state | {"settings": self._settings}, partial)
-        os.replace(partial, self._out / "state.pt")
+        replace_file(self._out / "state.pt", partial(torch.save, state | {"settings": self._settings}))
 
     def _resume(self) -> None:
         path = self._out / "state.pt"
@@ -229,7 +227,6 @@ class _Run:
 
     def _log(self, line: str) -> None:
         print(line, flush=True)
-        self._out.mkdir(parents=True, exist_ok=True)
         with (self._out / "log.txt").open("a") as file:
             file.write(line + "\n")
 

@@ -1,30 +1,13 @@
-"""Short names for what things are, not for what they are called: digests of tensors, policies and plain data."""
+"""What decides how a policy selects: two policies with the same facts are the same, whatever they are called."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from policies import Policy, TrainablePolicy
-
-
-def digest(facts: Any) -> str:
-    """Sixteen hex digits of plain data."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def tensors_digest(state: Mapping[str, Tensor]) -> str:
-    """Sixteen hex digits of tensors by name: of their types, shapes and bytes."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
+from policies.content_hash import content_hash
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
@@ -38,11 +21,11 @@ def policy_facts(policy: Policy) -> dict[str, Any]:
     facts: dict[str, Any] = {"class": f"{type(policy).__module__}:{type(policy).__qualname__}"}
     if isinstance(policy, TrainablePolicy):
         settings = {name: value for name, value in policy.settings().items() if name != "provenance"}
-        return facts | {"settings": settings, "tensors": tensors_digest(policy.state_dict())}
+        return facts | {"settings": settings, "tensors": content_hash(policy.state_dict())}
     own = {name: value for name, value in vars(policy).items() if not name.startswith("_") and name != "training"}
     if isinstance(policy, nn.Module):
         own |= {name: module for name, module in policy.named_children() if isinstance(module, Policy)}
-        facts["tensors"] = tensors_digest(policy.state_dict())
+        facts["tensors"] = content_hash(policy.state_dict())
     budget = policy.budget
     facts["budget"] = budget.tolist() if isinstance(budget, Tensor) else budget
     facts["settings"] = {
