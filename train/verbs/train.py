@@ -227,6 +227,7 @@ class _Run:
 
     def _log(self, line: str) -> None:
         print(line, flush=True)
+        self._out.mkdir(parents=True, exist_ok=True)
         with (self._out / "log.txt").open("a") as file:
             file.write(line + "\n")
 
