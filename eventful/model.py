@@ -23,9 +23,9 @@ from eventful.motion.compensate import follow_motion
 from eventful.options import AttentionMode, GatePosition, Options, Prefix, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
+    OneAtATime,
     Saliency,
     check_frame,
-    OneAtATime,
     close_frame,
     editable,
     fresh_state,

@@ -20,14 +20,14 @@ from eventful.state import StreamState
 from policies.protocol import GateObservation, Policy, Selection
 
 
-class Unplugged(Exception):
+class UnpluggedError(Exception):
     pass
 
 
 class Fuse(Policy):
     """Top-r that raises at one of its decisions."""
 
-    def __init__(self, at: int, error: type[BaseException] = Unplugged) -> None:
+    def __init__(self, at: int, error: type[BaseException] = UnpluggedError) -> None:
         self.rule, self.at, self.error, self.asked = policies.TopR(3), at, error, 0
 
     def select(self, observation: GateObservation) -> Selection:
@@ -73,7 +73,7 @@ WAYS: dict[str, Callable[[EventfulModel, Tensor, StreamState | None], tuple[Any,
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", STATEFUL)
-@pytest.mark.parametrize("error", [Unplugged, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [UnpluggedError, KeyboardInterrupt])
 def test_a_policy_that_raises(mode: str, way: str, error: type[BaseException]) -> None:
     step, frames = WAYS[way], clip(3, streams=2)
     frame_wise = STATEFUL[mode].get("granularity") == "frame"
@@ -108,13 +108,13 @@ def test_a_consumer_that_raises_when_all_is_computed() -> None:
 
     def saliency(outputs: Any) -> Tensor:
         if not working.pop(0):
-            raise Unplugged
+            raise UnpluggedError
         return torch.ones(1, 1)
 
     model = eventful.wrap(build("ViT"), policies.TopR(3), saliency=saliency)
     with torch.inference_mode():
         _, state = model.step(frames[0], None)
-        with pytest.raises(Unplugged):
+        with pytest.raises(UnpluggedError):
             model.step(frames[1], state)
         outputs, _ = model.step(frames[2], state)
         torch.testing.assert_close(outputs, model.vit(frames[2]), atol=1e-4, rtol=1e-4)
@@ -124,7 +124,7 @@ def test_what_is_not_edited_goes_on() -> None:
     frames = clip(2, streams=1)
     model = eventful.wrap(build("ViT"), Fuse(1))
     _, state = model.step(frames[0], None)
-    with pytest.raises(Unplugged):
+    with pytest.raises(UnpluggedError):
         model.step(frames[1], state, masked=True)
     with pytest.raises(StreamError):
         model.step(frames[1] * float("nan"), state)
