@@ -8,6 +8,7 @@ from typing import Any, Literal
 from envs.damage import PRESETS, Objective, default_kind
 from envs.task import VideoTask
 from eventful.errors import UserError
+from eventful.options import Prefix
 from eventful.user_code import LEARNED
 from train.config import check_read
 from train.estimators.budget_control import BudgetOptions
@@ -28,6 +29,8 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
         motion_compensation: Whether what is stale is moved along with the picture as a whole, for moving cameras.
+        prefix: Whether class and register tokens are updated wherever another token is (`pinned`), or chosen like any
+            other (`ordinary`), as in the published ViViT.
         policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
@@ -74,6 +77,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     granularity: Literal["gate", "frame"] = "frame"
     attention: Literal["exact", "recompute"] = field(default="exact", metadata={"read_by": ("granularity=gate",)})
     motion_compensation: bool = field(default=False, metadata={"read_by": ("granularity=frame",)})
+    prefix: Prefix = field(default="pinned", metadata={"read_by": ("granularity=gate",)})
     policy: str = LEARNED
     policy_options: dict[str, Any] = field(default_factory=dict)
     hidden: int = field(default=32, metadata={"read_by": (f"policy={LEARNED}",)})
@@ -118,7 +122,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
 
 def model_options(config: TrainConfig) -> dict[str, Any]:
     """How the model is run, as arguments of `eventful.wrap`; plain data, fit for a checkpoint's provenance."""
-    names = ("granularity", "attention", "motion_compensation")
+    names = ("granularity", "attention", "motion_compensation", "prefix")
     return {name: getattr(config, name) for name in names}
 
 
