@@ -37,9 +37,10 @@ from eventful.infer_arguments import BudgetSchedule, parser
 from eventful.model import wrap
 from eventful.tasks import Task, load_task, nearest, recorded_task, saliency_of
 from eventful.user_code import policy_class
+from eventful.video.frames import FrameReader, in_tubelets
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
-from eventful.video.reader import FrameReader, images_in, read_frames
+from eventful.video.reader import images_in, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult, VideoRunner
 from eventful.video.sound import Sound, sound_of
@@ -93,7 +94,8 @@ def run(
     schedule = [(0, budget)] if isinstance(budget, int | float) else budget
     if rate is not None and schedule:
         raise UserError("a rate turns the budget itself: give rate or budget, not both")
-    return run_frames(read_frames(video), runner, schedule, max_frames, None if rate is None else Pace(rate))
+    frames = in_tubelets(read_frames(video), runner.tubelet)
+    return run_frames(frames, runner, schedule, max_frames, None if rate is None else Pace(rate))
 
 
 def prepare(
@@ -187,6 +189,7 @@ def _main(argv: Sequence[str]) -> None:
     runner = prepare(policy, args.task, task_options, options, args.device, args.dtype, args.dense_check)
     schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
     pace = None if args.fps is None else Pace(args.fps)
+    reader = in_tubelets(reader, runner.tubelet)
     results = run_frames(reader, runner, schedule, args.max_frames, pace)
     _write(results, reader, runner.task.class_names, args, pace)
 
@@ -203,10 +206,10 @@ def _write(
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: print("\n".join(summary.lines(reader.skipped)), file=messages))
+        stack.callback(lambda: print("\n".join(summary.lines(reader.origin.skipped)), file=messages))
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
-        sound = sound_of(reader) if args.out else None
+        sound = sound_of(reader.origin) if args.out else None
         stack.callback(_say_what_lacks, args.out, sound, messages)
         video = stack.enter_context(VideoWriter(args.out, reader.fps, sound)) if args.out else None
         lines = _open_lines(args.json, stack)
