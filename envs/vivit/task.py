@@ -42,6 +42,8 @@ from eventful import cli
 from eventful.errors import UserError
 from eventful.video.frames import Frame, Tubelet
 
+_MIB = 2**20
+
 
 class ActionRecognition:
     """The task; implements `envs.task.VideoTask`, with `output_distance` and what `VideoParts` has.
@@ -57,6 +59,7 @@ class ActionRecognition:
         starts: Number of times at which views of a video start; each view, from the middle of the frames, is a clip.
         sizes: Number of videos by split, evenly picked, where not all are to be used, such as `{"train": 400}`.
         frame_size: [height, width] of the videos: others are left out. Training needs videos of one size.
+        cache_mb: Memory for decoded frames, in MiB; what does not fit is decoded again whenever it is asked for.
         vivit: The model, which is copied, instead of a file.
 
     Raises:
@@ -81,6 +84,7 @@ class ActionRecognition:
         starts: int = 1,
         sizes: Mapping[str, int] | None = None,
         frame_size: Sequence[int] | None = None,
+        cache_mb: int = 1024,
         vivit: ViViT | None = None,
     ) -> None:
         self._vivit = _model(weights, vivit)
@@ -96,12 +100,14 @@ class ActionRecognition:
         self._frame_size = None if frame_size is None else tuple(frame_size)
         if self._classes is not None and len(self._classes) != self._known:
             raise UserError(f"classes has {len(self._classes)} names, and {self._weights} tells {self._known} classes")
+        if cache_mb < 0:
+            raise UserError(f"cache_mb must be at least 0, got {cache_mb}")
         for split, size in self._sizes.items():
             if size < 1:
                 raise UserError(f"sizes.{split} must be at least 1, got {size}")
         # Refuses numbers that are none before anything is read.
         self._crop = ViewPlan(self._vivit.size, 1 if stride is None else stride, self._vivit.frames, starts, 1)
-        self._videos = OpenVideos()
+        self._videos = OpenVideos(cache_mb * _MIB)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -134,7 +140,7 @@ class ActionRecognition:
             target = {"label": torch.tensor(video.label)}
             for start in range(self._starts):
                 frames = StepFrames(self._videos, video, self._plan, start, range(self._steps))
-                if self._frame_size is None or frames.frame_size == self._frame_size:
+                if self._frame_size in (None, (frames.shape[1] // TUBELET, frames.shape[2])):
                     which = video.name if self._starts == 1 else f"{video.name}@{start}"
                     tags = {"class": self.class_names[video.label]}
                     clips.append(Clip(which, frames, [target] * self._steps, tags=tags))

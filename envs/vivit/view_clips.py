@@ -24,10 +24,19 @@ _OPEN = 16
 
 
 class OpenVideos:
-    """Keeps the videos open that were read last, so that a stream's next step is decoded from where it stands."""
+    """Decodes tubelets, and keeps those that were decoded first; the rest is decoded again whenever it is asked for.
 
-    def __init__(self) -> None:
+    The videos that were read last stay open, so that a stream's next step is decoded from where it stands.
+
+    Args:
+        cache_bytes: Bytes for tubelets that are kept.
+    """
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._room = cache_bytes
+        # Videos are kept beside what is found by their number: that of one that is gone may become another's.
         self._open: OrderedDict[int, tuple[LabelledVideo, Frames]] = OrderedDict()
+        self._kept: dict[tuple[int, tuple[int, ...]], tuple[LabelledVideo, Tensor]] = {}
 
     def frames(self, video: LabelledVideo) -> Frames:
         """The frames of a video.
@@ -35,7 +44,6 @@ class OpenVideos:
         Raises:
             VideoError: If they cannot be read.
         """
-        # The video is kept as well: the number of one that is gone may become another's.
         key = id(video)
         if key not in self._open:
             self._open[key] = video, video.frames()
@@ -46,6 +54,21 @@ class OpenVideos:
             if close is not None:
                 close()
         return self._open[key][1]
+
+    def tubelet(self, video: LabelledVideo, index_T: Tensor) -> Tensor:
+        """Frames of a video, one above the other (n * H, W, 3), uint8; not to be changed.
+
+        Raises:
+            VideoError: If they cannot be read.
+        """
+        key = id(video), tuple(index_T.tolist())
+        if key in self._kept:
+            return self._kept[key][1]
+        frame_HWC = rearrange(self.frames(video)[index_T], "n c h w -> (n h) w c").contiguous()
+        if frame_HWC.nbytes <= self._room:
+            self._room -= frame_HWC.nbytes
+            self._kept[key] = video, frame_HWC
+        return frame_HWC
 
 
 @dataclass(frozen=True)
@@ -68,15 +91,9 @@ class StepFrames:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(S, n * H, W, 3); decodes a frame."""
-        height, width = self.frame_size
-        return len(self.steps), TUBELET * height, width, 3
-
-    @cached_property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the video."""
-        height, width = self._frames(self._index_ST[0, :1]).shape[-2:]
-        return height, width
+        """(S, n * H, W, 3); decodes the first tubelet."""
+        height, width, colours = self._first.shape
+        return len(self.steps), height, width, colours
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[step] for step in range(len(self.steps)))
@@ -91,12 +108,14 @@ class StepFrames:
         """One tubelet (n * H, W, 3), or some of them."""
         if isinstance(index, slice):
             return dataclasses.replace(self, steps=self.steps[index])
-        return rearrange(self._frames(self._index_ST[self.steps[index]]), "n c h w -> (n h) w c").contiguous()
+        return self.videos.tubelet(self.video, self._index_ST[self.steps[index]])
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """The first tubelet of the view, as large as all, without its pixels."""
+        return self.videos.tubelet(self.video, self._index_ST[0]).to("meta")
 
     @cached_property
     def _index_ST(self) -> Tensor:
         """Frames of the video of every step of the view."""
         return frame_indices(len(self.videos.frames(self.video)), self.plan)[self.start].unflatten(0, (-1, TUBELET))
-
-    def _frames(self, index_T: Tensor) -> Tensor:
-        return self.videos.frames(self.video)[index_T]

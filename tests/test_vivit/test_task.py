@@ -161,7 +161,7 @@ def test_steps_to_come_are_like_the_last(task):
             StepHead(task._head.temporal).logits(torch.zeros(1, steps, 24))
 
 
-def test_clips_are_decoded_when_they_are_asked_for(task, root, monkeypatch):
+def test_clips_are_decoded_when_they_are_asked_for(task):
     clips = task.clips("val")
     assert [clip.name for clip in clips] == [f"{name}/{k}.mp4" for name in NAMES for k in (0, 1)]
     assert [int(clip.targets[0]["label"]) for clip in clips] == [0, 0, 1, 1, 2, 2]
@@ -170,10 +170,22 @@ def test_clips_are_decoded_when_they_are_asked_for(task, root, monkeypatch):
     assert torch.equal(frames[1:][0], frames[1]) and frames[1:].shape[0] == STEPS - 1
     whole = clips[0].frames_THWC.video.frames()[torch.arange(8)].movedim(1, -1)
     assert torch.equal(torch.cat([frames[step] for step in (2, 0)]), torch.cat([*whole[4:6], *whole[0:2]]))
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1])
+def test_memory_is_bounded(root, weights, cache_mb, monkeypatch):
     monkeypatch.setattr("envs.vivit.view_clips._OPEN", 2)
-    shown = [[clip.frames_THWC[step] for clip in clips] for step in range(STEPS)]
-    assert len(task._videos._open) == 2
-    assert all(torch.equal(shown[s][k], clips[k].frames_THWC[s]) for s in range(STEPS) for k in range(len(clips)))
+    monkeypatch.setattr("envs.vivit.task._MIB", 40_000)  # two tubelets of 18 432 bytes
+    whole = ActionRecognition(weights, root=root, stride=1).clips("val")
+    task = ActionRecognition(weights, root=root, stride=1, cache_mb=cache_mb)
+    clips = task.clips("val")
+    for _ in range(2):
+        for step in range(STEPS):
+            for clip, other in zip(clips, whole, strict=True):
+                assert torch.equal(
+                    clip.frames_THWC[step], torch.cat(list(other.frames_THWC))[96 * step : 96 * step + 96]
+                )
+    assert len(task._videos._open) == 2 and len(task._videos._kept) == 2 * cache_mb
 
 
 def test_a_video_that_is_too_short_repeats_its_last_frame(root, weights):
@@ -202,6 +214,7 @@ def test_a_split_may_be_thinned_out(root, weights):
         ({"weights": "nowhere"}, "weights file nowhere does not exist"),
         ({"classes": ["a"]}, r"classes has 1 names, and .*vivit.safetensors tells 3 classes"),
         ({"sizes": {"train": 0}}, "sizes.train must be at least 1, got 0"),
+        ({"cache_mb": -1}, "cache_mb must be at least 0, got -1"),
         ({"starts": 0}, "starts and crops must be at least 1"),
         ({"stride": 0}, "stride, frames, starts and crops must be at least 1"),
     ],
