@@ -1,6 +1,7 @@
 """The task on videos with classes: what it says of steps and views, and the commands on videos in folders."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ from envs.vivit.step_head import StepHead
 from envs.vivit.task import ActionRecognition
 from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
 from eventful.errors import UserError
+from eventful.tasks import check_options
 from eventful.video.reader import read_frames
 from eventful.video.writer import VideoWriter
 from policies import All
 from train import evaluate, policy
+from train.config import load_config
 from train.evaluation.results_file import Key
 from train.evaluation.rollout import Footage, evaluate_policy
+from train.task_config import task_options
+from train.train_config import TrainConfig, check
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["left", "right", "still"]
 SIZES = ViViTSizes(size=48, classes=3, frames=8, dim=24, heads=2, depth=2, temporal_depth=1)
 STEPS = 4
@@ -291,6 +297,14 @@ def test_a_video_is_watched_over_time(weights, tmp_path):
         assert best["score"] == pytest.approx(float(logits_VK.softmax(-1).max()), abs=1e-4)
     alone = task.predictions(results[0].outputs, (48, 64))[0]
     assert results[0].predictions == alone != results[5].predictions
+
+
+@pytest.mark.parametrize("name", ["verbs", "epic_policy"])
+def test_the_configs_are_for_this_task(name):
+    config = load_config(TrainConfig, [str(ROOT / f"configs/{name}.yaml"), "weights=a", "task_options.root=b"])
+    check(config)
+    check_options("task actions", ActionRecognition, task_options(config))
+    assert config.task == ActionRecognition.name and config.window < SIZES.frames
 
 
 def test_without_a_set_classes_are_numbers(weights):
