@@ -1,7 +1,4 @@
-"""The task on videos with classes: what it says of steps and views, and the commands on videos in folders."""
-
-import json
-from pathlib import Path
+"""The task on videos with classes: what it says of steps and of whole views, its clips, what it refuses."""
 
 import numpy as np
 import pytest
@@ -10,68 +7,17 @@ import torch
 import eventful
 import eventful.infer
 from envs.task import VideoTask, offers
-from envs.vivit import ViewPlan, encode, view_steps
+from envs.vivit import ViewPlan
 from envs.vivit.step_head import StepHead
 from envs.vivit.task import ActionRecognition
-from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
+from envs.vivit.weights import load_vivit
 from eventful.errors import UserError
-from eventful.tasks import check_options
-from eventful.video.reader import read_frames
-from eventful.video.writer import VideoWriter
 from policies import All
-from train import evaluate, policy
-from train.config import load_config
 from train.evaluation.results_file import Key
 from train.evaluation.rollout import Footage, evaluate_policy
-from train.task_config import task_options
-from train.train_config import TrainConfig, check
 
-ROOT = Path(__file__).parents[2]
 NAMES = ["left", "right", "still"]
-SIZES = ViViTSizes(size=48, classes=3, frames=8, dim=24, heads=2, depth=2, temporal_depth=1)
 STEPS = 4
-
-
-def write(path, shift, seed, frames=8, size=(48, 64)):
-    """A texture that moves sideways."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    texture = np.random.default_rng(seed).integers(0, 256, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
-    picture = texture.repeat(8, 0).repeat(8, 1)
-    with VideoWriter(path, 10) as video:
-        for t in range(frames):
-            video.write(np.roll(picture, shift * t, 1))
-    return path
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    for first, split in enumerate(("train", "val", "test")):
-        for name, shift in zip(NAMES, (-4, 4, 0), strict=True):
-            for seed in (0, 1):
-                write(folder / split / name / f"{seed}.mp4", shift, 10 * first + seed)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    vivit = SIZES.on(torch.device("cpu"))
-    for parameter in (vivit.temporal.pos_embed, *vivit.temporal.classifier.parameters()):
-        torch.nn.init.normal_(parameter)
-    path = tmp_path_factory.mktemp("weights") / "vivit.safetensors"
-    save_vivit(vivit, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def task(root, weights):
-    return ActionRecognition(weights, root=root, stride=1)
-
-
-def dense_logits(vivit, video, plan):
-    with torch.inference_mode():
-        return vivit.temporal(encode(vivit.spatial, view_steps(video, plan)).tokens_VSD)
 
 
 def test_it_is_a_task(task):
@@ -80,10 +26,10 @@ def test_it_is_a_task(task):
 
 
 @pytest.mark.parametrize("starts", [1, 2])
-def test_the_dense_model_is_that_of_the_package(root, weights, starts):
+def test_the_dense_model_is_that_of_the_package(root, weights, starts, write_video, dense_logits):
     """Through the task's clips and metric, step by step, come the views and classes of `encode` and `temporal`."""
     task = ActionRecognition(weights, root=root, stride=2 - (starts > 1), starts=starts)
-    write(root / "long" / "left" / "a.mp4", 3, 5, frames=19)
+    write_video(root / "long" / "left" / "a.mp4", 3, 5, frames=19)
     clips, vivit = task.clips("long"), load_vivit(weights)
     plan = ViewPlan(48, task.tubelet.stride, 8, starts, 1)
     (video,) = task._data.videos("long")
@@ -110,7 +56,7 @@ def test_selecting_everything_is_the_dense_model(task):
                 torch.testing.assert_close(model(x_BCHW), task.model(x_BCHW), atol=2e-5, rtol=1e-4)
 
 
-def test_an_evaluation_scores_whole_views(task, weights):
+def test_an_evaluation_scores_whole_views(task, weights, dense_logits):
     clips, vivit = task.clips("test"), load_vivit(weights)
     plan = ViewPlan(48, 1, 8, 1, 1)
     right = []
@@ -194,19 +140,19 @@ def test_memory_is_bounded(root, weights, cache_mb, monkeypatch):
     assert len(task._videos._open) == 2 and len(task._videos._kept) == 2 * cache_mb
 
 
-def test_a_video_that_is_too_short_repeats_its_last_frame(root, weights):
-    write(root / "short" / "still" / "a.mp4", 4, 0, frames=3)
+def test_a_video_that_is_too_short_repeats_its_last_frame(root, weights, write_video):
+    write_video(root / "short" / "still" / "a.mp4", 4, 0, frames=3)
     (clip,) = ActionRecognition(weights, root=root, stride=1).clips("short")
     last = clip.frames_THWC[1][48:]
     assert len(clip) == STEPS and all(torch.equal(half, last) for s in (2, 3) for half in clip.frames_THWC[s].split(48))
 
 
-def test_a_split_may_be_thinned_out(root, weights):
+def test_a_split_may_be_thinned_out(root, weights, write_video):
     task = ActionRecognition(weights, root=root, sizes={"train": 3}, splits={"test": "val"}, stride=1)
     assert [clip.name for clip in task.clips("train")] == ["left/0.mp4", "right/0.mp4", "still/0.mp4"]
     assert len(task.clips("test")) == 6
-    write(root / "mixed" / "left" / "a.mp4", 3, 5)
-    write(root / "mixed" / "left" / "b.mp4", 3, 5, size=(56, 64))
+    write_video(root / "mixed" / "left" / "a.mp4", 3, 5)
+    write_video(root / "mixed" / "left" / "b.mp4", 3, 5, size=(56, 64))
     task = ActionRecognition(weights, root=root, frame_size=[56, 64])
     assert [clip.name for clip in task.clips("mixed")] == ["left/b.mp4"]
     with pytest.raises(UserError, match=r"split train has no videos of frame_size \(56, 64\)"):
@@ -230,81 +176,20 @@ def test_options_that_cannot_be(weights, options, said):
         ActionRecognition(**{"weights": weights} | options)
 
 
-def test_sets_that_do_not_go_with_the_model(root, weights, tmp_path):
+def test_sets_that_do_not_go_with_the_model(root, weights, tmp_path, write_video):
     with pytest.raises(UserError, match="data folder needs root"):
         ActionRecognition(weights).clips("train")
     with pytest.raises(UserError, match="has no split 'dev'; it has"):
         ActionRecognition(weights, root=root).clips("dev")
     with pytest.raises(UserError, match=r"has the classes \(left, right, still\), and classes is \['l', 'r', 's'\]"):
         ActionRecognition(weights, root=root, classes=["l", "r", "s"]).clips("train")
-    write(tmp_path / "train" / "left" / "a.mp4", 3, 5)
+    write_video(tmp_path / "train" / "left" / "a.mp4", 3, 5)
     with pytest.raises(UserError, match=r"data folder has 1 classes \(left\), and .*vivit.safetensors tells 3"):
         ActionRecognition(weights, root=tmp_path).clips("train")
     with pytest.raises(UserError, match="data folder has no option 'rot'; did you mean root"):
         ActionRecognition(weights, data_options={"rot": "a"}).clips("train")
     with pytest.raises(ValueError, match=r"tubelets must be \(B, 2 \* H, W, 3\)"):
         ActionRecognition(weights).preprocess(torch.zeros(1, 95, 64, 3, dtype=torch.uint8))
-
-
-TRAIN = ["streams=2", "steps=1", "window=2", "segment=1", "hidden=8"]
-TRAIN += ["calibration_streams=2", "calibration_frames=4", "policy_budgets=[0.5]", "budget_min=0.5", "budget_max=0.6"]
-MEASURE = ["policies=[Learned,TopR]", "budgets=[0.5]", "bootstrap=5", "calibration_frames=4", "calibration_streams=2"]
-MEASURE += ["plots=false", "latency_frames=1"]
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        ["estimator=gumbel", "warm_start=oracle", "oracle.frames=4"],
-        ["estimator=reinforce", "warm_start=none", "reinforce.rollouts=2", "granularity=gate", "prefix=ordinary"],
-    ],
-    ids=["gumbel", "reinforce"],
-)
-def test_train_evaluate_and_infer(root, weights, tmp_path, run, capsys):
-    shared = ["task=envs.vivit.task:ActionRecognition", f"weights={weights}", "task_options.stride=1"]
-    shared += [f"task_options.root={root}", f"task_options.classes={json.dumps(NAMES)}"]
-    policy._main([*shared, *run, *TRAIN, f"out={tmp_path}"])
-    assert "objective: output 1" in capsys.readouterr().out
-    evaluate._main([*shared, *MEASURE, f"policy={tmp_path / 'policy'}", f"out={tmp_path / 'evaluation'}"])
-    table = (tmp_path / "evaluation/table.md").read_text()
-    assert "top-1" in table
-    setting = json.loads((tmp_path / "evaluation/results.jsonl").read_text().splitlines()[0])["setting"]
-    ordinary = "prefix=ordinary" in run
-    assert setting["prefix"] == ("ordinary" if ordinary else "pinned")
-    # The folder of the clips may be gone by now: the names of the classes are in the checkpoint.
-    options = {"weights": str(weights), "root": "gone", "classes": NAMES, "stride": 1}
-    name = "envs.vivit.task:ActionRecognition"
-    video = write(tmp_path / "video.mp4", 4, 3, frames=13)
-    results = list(eventful.infer.run(video, tmp_path / "policy", name, options, budget=0.5))
-    assert [result.time for result in results] == pytest.approx([0.2 * k for k in range(7)])
-    assert results[0].flush and results[0].macs_ratio > 0.9 and all(r.macs_ratio < 0.9 for r in results[1:])
-    assert all(result.frame.shape == (48, 48, 3) for result in results)
-    assert all({p["label"] for p in result.predictions} == set(NAMES) for result in results)
-
-
-def test_a_video_is_watched_over_time(weights, tmp_path):
-    """After the steps of a view the dense model says live what it says of the view."""
-    task = ActionRecognition(weights, stride=1, classes=NAMES)
-    video = write(tmp_path / "video.mp4", 4, 3, frames=12)
-    results = list(eventful.infer.run(video, All(), task))
-    frames_TCHW = torch.from_numpy(np.stack(list(read_frames(video)))).movedim(-1, 1)
-    for last in (3, 5):
-        logits_VK = dense_logits(
-            load_vivit(weights), frames_TCHW[2 * last - 6 : 2 * last + 2], ViewPlan(48, 1, 8, 1, 1)
-        )
-        best = results[last].predictions[0]
-        assert best["label"] == NAMES[int(logits_VK.argmax())]
-        assert best["score"] == pytest.approx(float(logits_VK.softmax(-1).max()), abs=1e-4)
-    alone = task.predictions(results[0].outputs, (48, 64))[0]
-    assert results[0].predictions == alone != results[5].predictions
-
-
-@pytest.mark.parametrize("name", ["verbs", "epic_policy"])
-def test_the_configs_are_for_this_task(name):
-    config = load_config(TrainConfig, [str(ROOT / f"configs/{name}.yaml"), "weights=a", "task_options.root=b"])
-    check(config)
-    check_options("task actions", ActionRecognition, task_options(config))
-    assert config.task == ActionRecognition.name and config.window < SIZES.frames
 
 
 def test_without_a_set_classes_are_numbers(weights):
