@@ -34,40 +34,38 @@ class OpenVideos:
 
     def __init__(self, cache_bytes: int) -> None:
         self._room = cache_bytes
-        # Videos are kept beside what is found by their number: that of one that is gone may become another's.
-        self._open: OrderedDict[int, tuple[LabelledVideo, Frames]] = OrderedDict()
-        self._kept: dict[tuple[int, tuple[int, ...]], tuple[LabelledVideo, Tensor]] = {}
+        self._open: OrderedDict[str, Frames] = OrderedDict()
+        self._kept: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
-    def frames(self, video: LabelledVideo) -> Frames:
-        """The frames of a video.
+    def frames(self, video: LabelledVideo, key: str) -> Frames:
+        """The frames of a video with this key (`LabelledVideo.key`).
 
         Raises:
             VideoError: If they cannot be read.
         """
-        key = id(video)
         if key not in self._open:
-            self._open[key] = video, video.frames()
+            self._open[key] = video.frames()
         self._open.move_to_end(key)
         while len(self._open) > _OPEN:
-            _, (_, frames) = self._open.popitem(last=False)
+            _, frames = self._open.popitem(last=False)
             close = getattr(frames, "close", None)
             if close is not None:
                 close()
-        return self._open[key][1]
+        return self._open[key]
 
-    def tubelet(self, video: LabelledVideo, index_T: Tensor) -> Tensor:
+    def tubelet(self, video: LabelledVideo, key: str, index_T: Tensor) -> Tensor:
         """Frames of a video, one above the other (n * H, W, 3), uint8; not to be changed.
 
         Raises:
             VideoError: If they cannot be read.
         """
-        key = id(video), tuple(index_T.tolist())
-        if key in self._kept:
-            return self._kept[key][1]
-        frame_HWC = rearrange(self.frames(video)[index_T], "n c h w -> (n h) w c").contiguous()
+        place = key, tuple(index_T.tolist())
+        if place in self._kept:
+            return self._kept[place]
+        frame_HWC = rearrange(self.frames(video, key)[index_T], "n c h w -> (n h) w c").contiguous()
         if frame_HWC.nbytes <= self._room:
             self._room -= frame_HWC.nbytes
-            self._kept[key] = video, frame_HWC
+            self._kept[place] = frame_HWC
         return frame_HWC
 
 
@@ -108,14 +106,19 @@ class StepFrames:
         """One tubelet (n * H, W, 3), or some of them."""
         if isinstance(index, slice):
             return dataclasses.replace(self, steps=self.steps[index])
-        return self.videos.tubelet(self.video, self._index_ST[self.steps[index]])
+        return self.videos.tubelet(self.video, self._key, self._index_ST[self.steps[index]])
 
     @cached_property
     def _first(self) -> Tensor:
         """The first tubelet of the view, as large as all, without its pixels."""
-        return self.videos.tubelet(self.video, self._index_ST[0]).to("meta")
+        return self.videos.tubelet(self.video, self._key, self._index_ST[0]).to("meta")
 
     @cached_property
     def _index_ST(self) -> Tensor:
         """Frames of the video of every step of the view."""
-        return frame_indices(len(self.videos.frames(self.video)), self.plan)[self.start].unflatten(0, (-1, TUBELET))
+        length = len(self.videos.frames(self.video, self._key))
+        return frame_indices(length, self.plan)[self.start].unflatten(0, (-1, TUBELET))
+
+    @cached_property
+    def _key(self) -> str:
+        return self.video.key

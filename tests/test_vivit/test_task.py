@@ -130,8 +130,7 @@ def test_memory_is_bounded(root, weights, cache_mb, monkeypatch):
     monkeypatch.setattr("envs.vivit.task._MIB", 40_000)  # two tubelets of 18 432 bytes
     whole = ActionRecognition(weights, root=root, stride=1).clips("val")
     task = ActionRecognition(weights, root=root, stride=1, cache_mb=cache_mb)
-    clips = task.clips("val")
-    for _ in range(2):
+    for clips in (task.clips("val"), task.clips("val")):
         for step in range(STEPS):
             for clip, other in zip(clips, whole, strict=True):
                 assert torch.equal(

@@ -24,7 +24,7 @@ NAMES = ["left", "right", "still"]
 TRAIN = ["streams=2", "steps=1", "window=2", "segment=1", "hidden=8"]
 TRAIN += ["calibration_streams=2", "calibration_frames=4", "policy_budgets=[0.5]", "budget_min=0.5", "budget_max=0.6"]
 MEASURE = ["policies=[Learned,TopR]", "budgets=[0.5]", "bootstrap=5", "calibration_frames=4", "calibration_streams=2"]
-MEASURE += ["plots=false", "latency_frames=1"]
+MEASURE += ["plots=false", "latency=false"]
 
 
 @pytest.mark.parametrize(
