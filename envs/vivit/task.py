@@ -100,6 +100,8 @@ class ActionRecognition:
         self._frame_size = None if frame_size is None else tuple(frame_size)
         if self._classes is not None and len(self._classes) != self._known:
             raise UserError(f"classes has {len(self._classes)} names, and {self._weights} tells {self._known} classes")
+        if self._frame_size is not None and len(self._frame_size) != 2:
+            raise UserError(f"frame_size must be [height, width], got {list(self._frame_size)}")
         if cache_mb < 0:
             raise UserError(f"cache_mb must be at least 0, got {cache_mb}")
         for split, size in self._sizes.items():

@@ -165,6 +165,7 @@ def test_a_split_may_be_thinned_out(root, weights, write_video):
         ({"weights": "nowhere"}, "weights file nowhere does not exist"),
         ({"classes": ["a"]}, r"classes has 1 names, and .*vivit.safetensors tells 3 classes"),
         ({"sizes": {"train": 0}}, "sizes.train must be at least 1, got 0"),
+        ({"frame_size": [48]}, r"frame_size must be \[height, width\], got \[48\]"),
         ({"cache_mb": -1}, "cache_mb must be at least 0, got -1"),
         ({"starts": 0}, "starts and crops must be at least 1"),
         ({"stride": 0}, "stride, frames, starts and crops must be at least 1"),
