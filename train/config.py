@@ -7,7 +7,8 @@ text of `--help`). The config of a command is a dataclass that inherits such dec
 keys, and is filled by `load_config`. Metadata of a field say more:
 
 - `read_by`: choices, such as `("estimator=gumbel",)`, one of which must be made for the setting, or for all of a group,
-  to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_read`).
+  to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_settings`).
+- `range`: of a number, or of each in a list (`eventful.checks.ranges`).
 - `also`: another name, at the top level, by which earlier versions knew the setting.
 
 OmegaConf's structured configs do the conversion; what comes back is an instance of the dataclass, so no other module
@@ -28,6 +29,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from eventful.checks.ranges import check_ranges
 from eventful.cli import one_line
 from eventful.errors import UserError
 from eventful.tasks import nearest
@@ -42,12 +44,13 @@ def part(config: Any, cls: type[Config]) -> Config:
     return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
-def check_read(config: Any) -> None:
-    """Refuses settings, other than the defaults, that nothing reads.
+def check_settings(config: Any) -> None:
+    """Refuses numbers out of their ranges, and settings, other than the defaults, that nothing reads.
 
     Raises:
-        UserError: Naming the setting, and the choices that read it.
+        UserError: Naming the setting, and its range or the choices that read it.
     """
+    check_ranges(config)
     for leaf in leaves(type(config)):
         if not leaf.read_by or _value(config, leaf) == leaf.default:
             continue
@@ -99,7 +102,7 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
     config = _instantiate(merged)
     for key, text in texts.items():
         setattr(config, key, text)
-    check_read(config)
+    check_settings(config)
     if "--print-config" in argv:
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end="")
         raise SystemExit(0)
@@ -252,4 +255,4 @@ def _instantiate(merged: DictConfig) -> Any:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
         # Raised by a dataclass that checks its own values in __post_init__.
-        raise UserError(f"config: {one_line(error)}") from error
+        raise UserError(one_line(error)) from error

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from envs.task import VideoTask
 from eventful import cli
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.tasks import recorded_task
 from eventful.user_code import LEARNED, policy_class
 from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
+from train.config import check_settings
 from train.evaluation.contenders import DEFAULT, digest
 from train.task_config import TaskConfig, with_task
 
@@ -66,29 +68,29 @@ class EvaluateConfig(TaskConfig):
     policy_class: str = LEARNED
     out: str = "runs/evaluation"
     split: str = "test"
-    max_clips: int | None = None
-    max_frames: int | None = None
-    budgets: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.5])
+    max_clips: int | None = setting(None, "[1, 1e7]")
+    max_frames: int | None = setting(None, "[2, 1e7]")
+    budgets: list[float] = setting([0.05, 0.1, 0.2, 0.5], "(0, 1)")
     policies: list[str] = field(default_factory=lambda: list(DEFAULT))
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = setting([0], SEED)
     granularity: Literal["gate", "frame"] | None = None
     attention: Literal["exact", "paper", "recompute"] | None = None
     motion_compensation: bool | None = None
     prefix: Literal["pinned", "ordinary"] | None = None
     calibration_split: str = "train"
-    calibration_streams: int = 12
-    calibration_frames: int = 32
-    streams: int = 8
+    calibration_streams: int = setting(12, "[1, 1e5]")
+    calibration_frames: int = setting(32, "[2, 1e5]")
+    streams: int = setting(8, "[1, 1024]")
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: int = 0
-    cache_mb: int = 1024
-    bootstrap: int = 500
-    bootstrap_seed: int = 0
-    tolerance: float = 0.01
-    loose_tolerance: float = 0.03
+    threads: int = setting(0, THREADS)
+    cache_mb: int = setting(1024, "[0, 1e7]")
+    bootstrap: int = setting(500, "[1, 1e5]")
+    bootstrap_seed: int = setting(0, SEED)
+    tolerance: float = setting(0.01, "(0, 1)")
+    loose_tolerance: float = setting(0.03, "(0, 1)")
     latency: bool = True
-    latency_frames: int = 20
+    latency_frames: int = setting(20, "[1, 1e5]")
     plots: bool = True
 
 
@@ -165,23 +167,15 @@ def check(config: EvaluateConfig) -> None:
     Raises:
         UserError: If a value is out of range; the message names the key.
     """
+    check_settings(config)
     paths = config.policy if isinstance(config.policy, list) else [config.policy]
     if not all(path is None or isinstance(path, str) for path in paths) or (None in paths and len(paths) > 1):
         raise UserError(f"policy must be a folder, a hub name or a list of them, got {config.policy!r}")
-    if not config.budgets or not all(0 < budget < 1 for budget in config.budgets):
-        raise UserError(f"budgets must be shares of the dense MACs between 0 and 1, got {config.budgets}")
+    if not config.budgets:
+        raise UserError("budgets must be a list of shares of the dense MACs, at least one")
     if len(set(config.budgets)) < len(config.budgets):
         raise UserError(f"budgets has a value twice: {config.budgets}")
-    least = {"streams": 1, "bootstrap": 1, "calibration_streams": 1, "calibration_frames": 2, "latency_frames": 1}
-    least |= {"max_clips": 1, "max_frames": 2, "cache_mb": 0, "threads": 0}
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"{name} must be at least {low}, got {value}")
-    if not 0 < config.tolerance <= config.loose_tolerance < 1:
-        raise UserError(
-            "tolerance and loose_tolerance must satisfy 0 < tolerance <= loose_tolerance < 1, "
-            f"got {config.tolerance}, {config.loose_tolerance}"
-        )
+    if config.tolerance > config.loose_tolerance:
+        raise UserError(f"tolerance={config.tolerance} must not be above loose_tolerance={config.loose_tolerance}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds must be different numbers, at least one, got {config.seeds}")

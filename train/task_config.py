@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from envs.task import VideoTask
+from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from eventful.tasks import load_task
 
@@ -39,10 +40,10 @@ class TaskConfig:
     video: str | None = None
     model: str | None = None
     weights: str | None = None
-    image_size: list[int] | None = None
+    image_size: list[int] | None = setting(None, "[1, 16384]")
     train_frames: str | None = None
     test_frames: str | None = None
-    clip_length: int | None = None
+    clip_length: int | None = setting(None, "[2, 1e6]")
     box: list[float] | None = None
     distractor: str | None = None
     task_options: dict[str, Any] = field(default_factory=dict)

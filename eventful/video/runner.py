@@ -113,10 +113,10 @@ class VideoRunner:
         x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
         started = self._now()
         features, outputs, state = self.model.step_with_features(x_BCHW, self._state, self._select)
+        self._state = state
         seconds = self._now() - started
         due = self._dense_every > 0 and self._index % self._dense_every == 0
         check = self._compare(x_BCHW, features) if due else None
-        self._state = state
         result = self._result(frame, time, self.model.layout(x_BCHW), outputs, state, seconds, check)
         self._index += 1
         return result

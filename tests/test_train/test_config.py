@@ -96,7 +96,7 @@ def test_values_with_equals_signs_and_names_like_numbers() -> None:
         ("budgets=3", "override 'budgets=3': budgets must be list[float], got 3"),
         ("estimator=gumbl", "override 'estimator=gumbl': estimator must be gumbel | reinforce, got 'gumbl'"),
         ("budgets=[", "override 'budgets=[' has no valid value: did not find expected node content in line 2"),
-        ("seed=-1", "config: seed must be at least 0, got -1"),
+        ("seed=-1", "seed must be at least 0, got -1"),
         ("estimator=${nothing}", "estimator: Interpolation key 'nothing' not found"),
         ("no.yaml", "config file no.yaml does not exist"),
     ],

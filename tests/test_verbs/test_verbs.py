@@ -161,7 +161,7 @@ def test_the_learning_rate_rises_and_falls():
         ({"size": 40}, "size, frames: views must consist of tubelets"),
         ({"dim": 25}, "dim=25 must be a multiple of heads=2"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\)"),
+        ({"smoothing": 1.0}, "smoothing must be below 1, got 1.0"),
         ({"test_splits": []}, "test_splits must name a split"),
         ({"test_splits": ["test"]}, "no split 'test'; it has train, val"),
         ({"root": "nowhere"}, "nowhere should have a folder for each split"),

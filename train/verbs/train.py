@@ -26,8 +26,9 @@ from envs.actions import ClassFolders
 from envs.vivit import ViewPlan, ViViT
 from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
 from eventful import cli
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.errors import UserError
-from train.config import load_config
+from train.config import check_settings, load_config
 from train.files.replaced import replace_file
 from train.verbs.augment import RandomViews
 from train.verbs.card import hits, score, write_card
@@ -71,24 +72,24 @@ class VerbsConfig:
     train_split: str = "train"
     test_splits: list[str] = field(default_factory=lambda: ["val"])
     out: str = "runs/verbs"
-    size: int = 64
-    frames: int = 16
-    starts: int = 2
-    dim: int = 128
-    heads: int = 4
-    depth: int = 4
-    temporal_depth: int = 2
-    dropout: float = 0.1
-    steps: int = 5000
-    batch: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 200
-    smoothing: float = 0.1
-    seed: int = 0
-    save_every: int = 200
-    look_every: int = 500
-    threads: int = 0
+    size: int = setting(64, "[16, 4096]")
+    frames: int = setting(16, "[2, 1024]")
+    starts: int = setting(2, "[1, 1000]")
+    dim: int = setting(128, "[1, 8192]")
+    heads: int = setting(4, "[1, 256]")
+    depth: int = setting(4, "[1, 256]")
+    temporal_depth: int = setting(2, "[1, 256]")
+    dropout: float = setting(0.1, "[0, 1)")
+    steps: int = setting(5000, "[1, 1e8]")
+    batch: int = setting(16, "[1, 1e5]")
+    lr: float = setting(1e-3, "(0, 10]")
+    weight_decay: float = setting(0.05, "[0, 100]")
+    warmup: int = setting(200, "[0, 1e8]")
+    smoothing: float = setting(0.1, "[0, 1)")
+    seed: int = setting(0, SEED)
+    save_every: int = setting(200, "[1, 1e8]")
+    look_every: int = setting(500, "[1, 1e8]")
+    threads: int = setting(0, THREADS)
 
 
 _FREE = ("root", "out", "test_splits", "save_every", "look_every", "threads", "starts")
@@ -233,17 +234,9 @@ class _Run:
 
 
 def _check(config: VerbsConfig) -> None:
-    least = {"starts": 1, "dim": 1, "heads": 1, "depth": 1, "temporal_depth": 1, "steps": 1, "batch": 1, "warmup": 0}
-    for name, low in (least | {"save_every": 1, "look_every": 1, "threads": 0, "seed": 0, "weight_decay": 0}).items():
-        if getattr(config, name) < low:
-            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    check_settings(config)
     if config.dim % config.heads:
         raise UserError(f"dim={config.dim} must be a multiple of heads={config.heads}")
-    if not config.lr > 0:
-        raise UserError(f"lr must be above 0, got {config.lr}")
-    for name in ("dropout", "smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{name} must be in [0, 1), got {getattr(config, name)}")
     if not config.test_splits:
         raise UserError("test_splits must name a split")
 
