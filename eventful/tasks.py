@@ -175,12 +175,18 @@ def _hints(factory: Any) -> dict[str, Any]:
 
 
 def _admits(hint: Any, value: Any) -> bool:
-    """Whether a value may be passed where the annotation is `hint`; containers are not looked into."""
+    """Whether a value may be passed where the annotation is `hint`; of containers, mappings alone are looked into."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_admits(part, value) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
     kind = typing.get_origin(hint) or hint
+    if kind is Mapping and typing.get_args(hint) and isinstance(value, Mapping):
+        # `{test:val}`, without a blank, is YAML for a key `test:val` without a value.
+        of_keys, of_values = typing.get_args(hint)
+        return all(_admits(of_keys, key) and _admits(of_values, inner) for key, inner in value.items())
+    if kind is Any:
+        return True
     if not isinstance(kind, type):
         return True
     if kind is float:

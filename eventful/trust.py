@@ -53,14 +53,15 @@ def options_of_checkpoint(
         given: Options that the user gives.
         trust: Whether the user trusts the checkpoint.
         flag: How that is said to the command, for the message.
-        but: Names of options that are not wanted.
+        but: Names of options that can be done without, and are left out where the record is not trusted.
 
     Raises:
         UserError: If the record comes from elsewhere, is not trusted and has texts that the user has not replaced.
     """
-    recorded = {name: value for name, value in trained.task_options.items() if name not in given and name not in but}
+    recorded = {name: value for name, value in trained.task_options.items() if name not in given}
     if trust or trained_here(trained):
         return recorded
+    recorded = {name: value for name, value in recorded.items() if name not in but}
     types = option_types(trained.task) if recorded else {}
     texts = {name: value for name, value in recorded.items() if not _harmless(name, value, types.get(name))}
     if texts:

@@ -46,6 +46,8 @@ class EvaluateConfig(TaskConfig):
         attention: Attention update with granularity `gate`; as in the checkpoint's training if null.
         motion_compensation: Whether what is stale is moved along with the picture, for all policies with one decision
             per frame; as in the checkpoint's training if null.
+        prefix: Whether class and register tokens are updated wherever another token is (`pinned`), or chosen like any
+            other (`ordinary`), for all policies at every gate; as in the checkpoint's training if null.
         calibration_split: Name of the split on which the heuristics are set to their budgets.
         calibration_streams: Number of clips of that split.
         calibration_frames: Number of frames of each of these clips.
@@ -77,6 +79,7 @@ class EvaluateConfig(TaskConfig):
     granularity: Literal["gate", "frame"] | None = None
     attention: Literal["exact", "paper", "recompute"] | None = None
     motion_compensation: bool | None = None
+    prefix: Literal["pinned", "ordinary"] | None = None
     calibration_split: str = "train"
     calibration_streams: int = setting(12, "[1, 1e5]")
     calibration_frames: int = setting(32, "[2, 1e5]")
@@ -149,6 +152,7 @@ def completed(
         raise UserError(f"granularity={config.granularity}: the checkpoint is for granularity {granularity!r}")
     changes["granularity"] = config.granularity or granularity
     changes["attention"] = config.attention or options.get("attention", "exact")
+    changes["prefix"] = config.prefix or options.get("prefix", "pinned")
     if config.motion_compensation is None:
         changes["motion_compensation"] = bool(options.get("motion_compensation", False))
     return dataclasses.replace(config, **changes)

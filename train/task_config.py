@@ -20,10 +20,12 @@ class TaskConfig:
     the tasks that take them. A task refuses what it does not take.
 
     Attributes:
-        task: Name of an installed task, such as `doom`, `distill` or `follow`, or a class of your own, `MODULE:CLASS`.
+        task: Name of an installed task (`doom`, `distill`, `follow`, `vid`, `actions`), or a class of your own,
+            `MODULE:CLASS`.
         video: Video file, folder of images or folder of videos (distill, follow).
         model: Name of the timm model (distill, follow).
-        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill, follow).
+        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill, follow), or
+            what the task says of its weights (vid, actions).
         image_size: Height and width of the model's input in pixels, as [H,W]; the model's own if not given (distill,
             follow).
         train_frames: Range of frames to train on, `first-last`, last included (distill, follow).

@@ -9,6 +9,7 @@ from envs.damage import PRESETS, Objective, default_kind
 from envs.task import VideoTask
 from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.errors import UserError
+from eventful.options import Prefix
 from eventful.user_code import LEARNED
 from train.config import check_settings
 from train.estimators.budget_control import BudgetOptions
@@ -29,6 +30,8 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
         motion_compensation: Whether what is stale is moved along with the picture as a whole, for moving cameras.
+        prefix: Whether class and register tokens are updated wherever another token is (`pinned`), or chosen like any
+            other (`ordinary`), as in the published ViViT.
         policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
@@ -75,6 +78,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     granularity: Literal["gate", "frame"] = "frame"
     attention: Literal["exact", "recompute"] = field(default="exact", metadata={"read_by": ("granularity=gate",)})
     motion_compensation: bool = field(default=False, metadata={"read_by": ("granularity=frame",)})
+    prefix: Prefix = field(default="pinned", metadata={"read_by": ("granularity=gate",)})
     policy: str = LEARNED
     policy_options: dict[str, Any] = field(default_factory=dict)
     hidden: int = setting(32, "[1, 4096]", read_by=(f"policy={LEARNED}",))
@@ -115,7 +119,7 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
 
 def model_options(config: TrainConfig) -> dict[str, Any]:
     """How the model is run, as arguments of `eventful.wrap`; plain data, fit for a checkpoint's provenance."""
-    names = ("granularity", "attention", "motion_compensation")
+    names = ("granularity", "attention", "motion_compensation", "prefix")
     return {name: getattr(config, name) for name in names}
 
 

@@ -19,9 +19,10 @@ from eventful.infer.arguments import parser
 from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
 from eventful.user_code import policy_class
+from eventful.video.frames import FrameReader, in_tubelets
 from eventful.video.overlay import annotate
 from eventful.video.pace import Pace
-from eventful.video.reader import FrameReader, images_in, read_frames
+from eventful.video.reader import images_in, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult
 from eventful.video.sound import Sound, sound_of
@@ -51,6 +52,7 @@ def _main(argv: Sequence[str]) -> None:
     runner = prepare(policy, args.task, task_options, options, *how)
     schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
     pace = None if args.fps is None else Pace(args.fps)
+    reader = in_tubelets(reader, runner.tubelet)
     results = run_frames(reader, runner, schedule, args.max_frames, pace)
     _write(results, reader, runner.task.class_names, args, pace)
 
@@ -67,10 +69,10 @@ def _write(
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: print("\n".join(summary.lines(reader.skipped)), file=messages))
+        stack.callback(lambda: print("\n".join(summary.lines(reader.origin.skipped)), file=messages))
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
-        sound = sound_of(reader) if args.out else None
+        sound = sound_of(reader.origin) if args.out else None
         stack.callback(_say_what_lacks, args.out, sound, messages)
         video = stack.enter_context(VideoWriter(args.out, reader.fps, sound)) if args.out else None
         lines = open_lines(args.json, stack)

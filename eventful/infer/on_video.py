@@ -19,8 +19,9 @@ from eventful.infer.arguments import BudgetSchedule
 from eventful.model import wrap
 from eventful.tasks import Task, clip_options, load_task, nearest, recorded_task, saliency_of
 from eventful.trust import options_of_checkpoint
+from eventful.video.frames import FrameReader, in_tubelets
 from eventful.video.pace import Pace
-from eventful.video.reader import FrameReader, read_frames
+from eventful.video.reader import read_frames
 from eventful.video.runner import FrameResult, VideoRunner
 from policies import Provenance, TrainablePolicy
 from policies.protocol import Policy
@@ -72,7 +73,8 @@ def run(
     schedule = [(0, budget)] if isinstance(budget, int | float) else budget
     if rate is not None and schedule:
         raise UserError("a rate turns the budget itself: give rate or budget, not both")
-    return run_frames(read_frames(video), runner, schedule, max_frames, None if rate is None else Pace(rate))
+    frames = in_tubelets(read_frames(video), runner.tubelet)
+    return run_frames(frames, runner, schedule, max_frames, None if rate is None else Pace(rate))
 
 
 def prepare(

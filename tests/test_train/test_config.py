@@ -188,6 +188,7 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
         (["task=doom", "video=a.mp4"], "task doom has no option 'video'"),
         (["task=doom", "task_options.fames=3"], r"task doom has no option 'fames'; did you mean frames\?"),
         (["task=doom", "task_options.frames=many"], r"task doom: option frames cannot be 'many' \(int is needed\)"),
+        (["task=doom", "task_options.sizes={test:4}"], r"option sizes cannot be \{'test:4': None\} \(Mapping"),
         (["task=doom", "model=vit_tiny"], "task doom: option model cannot be 'vit_tiny'"),
         (["video=a.mp4", "task_options.video=b.mp4"], "video=a.mp4 and task_options.video=b.mp4 are one option"),
     ],

@@ -84,6 +84,7 @@ def test_mistakes_in_former_names(text: str, overrides: list[str], message: str,
             "projections is read by policy=learned and granularity=frame only (policy is learned, granularity is gate)",
         ),
         ("attention=recompute", "attention is read by granularity=gate only (granularity is frame)"),
+        ("prefix=ordinary", "prefix is read by granularity=gate only (granularity is frame)"),
         (
             "estimator=reinforce warm_start=none reward=loss objective.worst=1",
             "objective.worst is read by estimator=gumbel or warm_start=oracle or reward=objective or reward=fidelity "
@@ -104,7 +105,7 @@ def test_settings_that_nothing_reads_are_refused(settings: str, message: str) ->
         "estimator=reinforce objective.fidelity=2 objective.task=1 warm_start=none",
         "estimator=reinforce objective.worst=1 reward=loss",
         "reward=loss objective.task=1",
-        "granularity=gate attention=recompute projections=16",
+        "granularity=gate attention=recompute prefix=ordinary projections=16",
     ],
 )
 def test_settings_that_are_read_or_defaults_are_not_refused(settings: str) -> None:
