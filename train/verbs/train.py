@@ -11,8 +11,6 @@ and the number of the step alone. Training resumes from `OUT/state.pt`, written 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
 from envs.actions import ClassFolders
 from envs.vivit import ViewPlan, ViViT
@@ -28,7 +26,7 @@ from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
 from eventful import cli
 from eventful.errors import UserError
 from train.config import load_config
-from train.files.replaced import replace_file
+from train.recipe.training import FREE, Recipe, Training, check_least, check_recipe
 from train.verbs.augment import RandomViews
 from train.verbs.card import hits, score, write_card
 from train.verbs.clips import LabelledTensors, small_clips, views_of
@@ -39,7 +37,7 @@ _MARGIN = 1.125
 
 
 @dataclass
-class VerbsConfig:
+class VerbsConfig(Recipe):
     """A small ViViT for clips in a folder for each class.
 
     Attributes:
@@ -55,16 +53,7 @@ class VerbsConfig:
         depth: Number of blocks of the spatial part.
         temporal_depth: Number of blocks of the temporal part.
         dropout: Share of the features that is dropped before the classifier.
-        steps: Number of steps of the whole training.
-        batch: Number of clips of a step.
-        lr: Peak learning rate.
-        weight_decay: Weight decay of matrices; the rest has none.
-        warmup: Steps until the peak learning rate is reached.
         smoothing: Label smoothing.
-        seed: Seed of weights, views and dropout.
-        save_every: Steps from one saved state to the next.
-        look_every: Steps from one look at the first of the test splits to the next.
-        threads: Number of threads; 0 for torch's choice.
     """
 
     root: str = "???"
@@ -79,19 +68,10 @@ class VerbsConfig:
     depth: int = 4
     temporal_depth: int = 2
     dropout: float = 0.1
-    steps: int = 5000
-    batch: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 200
     smoothing: float = 0.1
-    seed: int = 0
-    save_every: int = 200
-    look_every: int = 500
-    threads: int = 0
 
 
-_FREE = ("root", "out", "test_splits", "save_every", "look_every", "threads", "starts")
+_FREE = (*FREE, "root", "out", "test_splits", "starts")
 """Settings that may change in an interruption."""
 
 
@@ -110,13 +90,6 @@ def train(config: VerbsConfig) -> Path:
     return run.finish()
 
 
-def rate(step: int, config: VerbsConfig) -> float:
-    """Share of the peak learning rate at a step: a warm-up, then a cosine to zero."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(config.steps - config.warmup, 1)))
-
-
 class _Run:
     """A training and what it has come to."""
 
@@ -127,34 +100,20 @@ class _Run:
         with cli.user_input("size, frames"):
             self._vivit = ViViT(**dataclasses.asdict(ViViTSizes(*sizes, config.temporal_depth)), dropout=config.dropout)
             self._plan = ViewPlan(config.size, 1, config.frames, config.starts, 1)
-        groups: list[list[nn.Parameter]] = [[], []]
-        for parameter in self._vivit.parameters():
-            groups[parameter.dim() < 2].append(parameter)
-        decays = ({"params": groups[0], "weight_decay": config.weight_decay}, {"params": groups[1], "weight_decay": 0})
-        self._optimizer = torch.optim.AdamW(decays, lr=config.lr)
         self._clips = data.videos(config.train_split)
-        self._step = 0
+        self._training = Training(self._vivit, {self._vivit: 1.0}, config, self._settings, self._out, "clips")
 
     def fit(self) -> None:
         """Trains to the end, from the saved state if there is one."""
-        config = self._config
-        self._resume()
-        if self._step >= config.steps:
+        if not self._training.resume():
             return
-        views = self._random_views()
-        watched = views_of(self._data.videos(config.test_splits[0]), self._plan)
-        losses, started = [], time.monotonic()
-        while self._step < config.steps:
-            losses.append(self._one_step(views))
-            self._step += 1
-            if self._step % config.look_every == 0 or self._step == config.steps:
-                top1 = hits(self._vivit, watched).double().mean().item()
-                speed = len(losses) * config.batch / (time.monotonic() - started)
-                mean = sum(losses) / len(losses)
-                self._log(f"step {self._step} loss {mean:.4f} {config.test_splits[0]} {top1:.4f} {speed:.1f} clips/s")
-                losses, started = [], time.monotonic()
-            if self._step % config.save_every == 0 or self._step == config.steps:
-                self._save()
+        split = self._config.test_splits[0]
+        watched = views_of(self._data.videos(split), self._plan)
+
+        def look() -> str:
+            return f"{split} {hits(self._vivit, watched).double().mean().item():.4f}"
+
+        self._training.fit(partial(self._loss, self._random_views()), look)
 
     def finish(self) -> Path:
         """Writes the model, scores what was written, and writes its card."""
@@ -166,7 +125,9 @@ class _Run:
             clips = views_of(self._data.videos(split), self._plan)
             scores[split] = score(written, clips, len(self._data.classes))
             found = scores[split]
-            self._log(f"{split} top-1 {found.top1.value:.4f}, first frame repeated {found.one_frame.value:.4f}")
+            self._training.log(
+                f"{split} top-1 {found.top1.value:.4f}, first frame repeated {found.one_frame.value:.4f}"
+            )
         hidden = ("root", "out", "save_every", "look_every", "threads")
         recipe = {key: value for key, value in dataclasses.asdict(config).items() if key not in hidden}
         recipe["test_splits"] = f"[{','.join(config.test_splits)}]"
@@ -178,22 +139,9 @@ class _Run:
         small: LabelledTensors = small_clips(self._clips, round(_MARGIN * config.size), config.frames)
         return RandomViews(small, self._data.classes, config.size, config.frames)
 
-    def _one_step(self, views: RandomViews) -> float:
-        config = self._config
-        seed = (config.seed * 1_000_003 + self._step) * 2
-        views_BTCHW, label_B = views.batch(config.batch, torch.Generator().manual_seed(seed))
-        torch.manual_seed(seed + 1)
-        self._vivit.train()
-        loss = F.cross_entropy(self._vivit(views_BTCHW), label_B, label_smoothing=config.smoothing)
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss is not finite at step {self._step}; lower lr (it is {config.lr:g})")
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.lr * rate(self._step, config)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._vivit.parameters(), 1.0)
-        self._optimizer.step()
-        return loss.item()
+    def _loss(self, views: RandomViews, generator: torch.Generator) -> Tensor:
+        views_BTCHW, label_B = views.batch(self._config.batch, generator)
+        return F.cross_entropy(self._vivit(views_BTCHW), label_B, label_smoothing=self._config.smoothing)
 
     @property
     def _settings(self) -> dict[str, object]:
@@ -201,46 +149,12 @@ class _Run:
         kept = {key: value for key, value in dataclasses.asdict(self._config).items() if key not in _FREE}
         return kept | {"classes": list(self._data.classes), "clips": [clip.name for clip in self._clips]}
 
-    def _save(self) -> None:
-        state = {"model": self._vivit.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
-        replace_file(self._out / "state.pt", partial(torch.save, state | {"settings": self._settings}))
-
-    def _resume(self) -> None:
-        path = self._out / "state.pt"
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            now = self._settings
-            differing = sorted(key for key in now if state["settings"].get(key) != now[key])
-        except Exception as error:
-            raise UserError(f"{path} is damaged ({type(error).__name__}); delete it to start anew") from error
-        if differing:
-            raise UserError(
-                f"{path} belongs to a run with other settings ({', '.join(differing)}); choose another out folder, or "
-                "delete it to start anew"
-            )
-        self._vivit.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._step = state["step"]
-        self._log(f"resumed at step {self._step}")
-
-    def _log(self, line: str) -> None:
-        print(line, flush=True)
-        self._out.mkdir(parents=True, exist_ok=True)
-        with (self._out / "log.txt").open("a") as file:
-            file.write(line + "\n")
-
 
 def _check(config: VerbsConfig) -> None:
-    least = {"starts": 1, "dim": 1, "heads": 1, "depth": 1, "temporal_depth": 1, "steps": 1, "batch": 1, "warmup": 0}
-    for name, low in (least | {"save_every": 1, "look_every": 1, "threads": 0, "seed": 0, "weight_decay": 0}).items():
-        if getattr(config, name) < low:
-            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    check_recipe(config)
+    check_least(config, {"starts": 1, "dim": 1, "heads": 1, "depth": 1, "temporal_depth": 1})
     if config.dim % config.heads:
         raise UserError(f"dim={config.dim} must be a multiple of heads={config.heads}")
-    if not config.lr > 0:
-        raise UserError(f"lr must be above 0, got {config.lr}")
     for name in ("dropout", "smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{name} must be in [0, 1), got {getattr(config, name)}")
