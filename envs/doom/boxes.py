@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from envs.task import Target
-
 INPUT_SIZE = (240, 320)
 """Height and width of the detector's input."""
 
@@ -92,13 +90,3 @@ def detections(
         kept = batched_nms(boxes, scores, label, max_overlap)[:limit]
         results.append({"boxes": boxes[kept], "scores": scores[kept], "labels": label[kept]})
     return results
-
-
-def flip(frames_BHWC: Tensor, targets: list[Target]) -> tuple[Tensor, list[Target]]:
-    """Mirror images of frames (B, H, W, 3), and of the boxes in their targets."""
-    width = frames_BHWC.shape[2]
-    mirrored: list[Target] = []
-    for target in targets:
-        x1, y1, x2, y2 = target["boxes"].unbind(-1)
-        mirrored.append({**target, "boxes": torch.stack((width - x2, y1, width - x1, y2), -1)})
-    return frames_BHWC.flip(2), mirrored

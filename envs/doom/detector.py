@@ -1,8 +1,7 @@
 """The dense Doom detector: a `timm` vision transformer whose head is a token-wise detection head.
 
 `vit(frame)` returns (B, 300, classes + 4): class logits and a coded box of each token (`envs.doom.boxes`).
-The patch embedding is a short stack of convolutions (Xiao et al. 2021, "Early convolutions help transformers
-see better"), which costs fewer MACs than one 16 x 16 convolution and learns faster from few frames.
+The patch embedding is a short stack of convolutions (`eventful.families.stem`).
 
 Shape suffixes: B streams, N tokens, D channels, X outputs of a token.
 """
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from envs.doom.boxes import GRID, INPUT_SIZE, PATCH
 from envs.doom.labels import CLASS_NAMES
+from eventful.families.stem import conv_stem
 
 WEIGHTS = Path(__file__).parent / "weights" / "detector.safetensors"
 """The weights that ship with the package."""
@@ -30,22 +30,14 @@ _DIM, _DEPTH, _HEADS = 192, 6, 3
 
 
 class ConvEmbed(PatchEmbed):
-    """timm's patch embedding with strided convolutions 4, 2, 2 and depth-wise 3 x 3 ones between."""
+    """timm's patch embedding with a stack of convolutions."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.patch_size != (PATCH, PATCH):
             raise ValueError(f"ConvEmbed has patches of {PATCH} pixels, asked for {self.patch_size}")
         width = self.proj.out_channels
-        self.proj = nn.Sequential(  # type: ignore[assignment]  # timm has a single convolution here
-            nn.Conv2d(3, 32, 4, 4),
-            nn.GELU(),
-            nn.Conv2d(32, 32, 3, padding=1, groups=32),
-            nn.Conv2d(32, 64, 2, 2),
-            nn.GELU(),
-            nn.Conv2d(64, 64, 3, padding=1, groups=64),
-            nn.Conv2d(64, width, 2, 2),
-        )
+        self.proj = conv_stem(width)  # type: ignore[assignment]  # timm has a single convolution here
 
 
 class DetectionHead(nn.Module):

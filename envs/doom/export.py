@@ -39,13 +39,15 @@ def _main(argv: Sequence[str]) -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--clip", type=int, help="of a video: its number in the split, the first by default")
     parser.add_argument("--count", type=int, help="of the layout: number of clips, all of the split by default")
+    parser.add_argument("--frames", type=int, default=64, help="frames of each clip")
+    parser.add_argument("--step", type=int, default=2, help="tics, of which a second has 35, from frame to frame")
     parser.add_argument("--out", required=True, help="video file, or folder, to write")
     arguments = parser.parse_args(argv)
     wrong = "count" if arguments.format == "video" else "clip"
     if getattr(arguments, wrong) is not None:
         raise UserError(f"--{wrong} has no meaning with --format {arguments.format}")
     with cli.user_input(f"--split {arguments.split}"):
-        clips = load_split(arguments.split, arguments.count)
+        clips = load_split(arguments.split, arguments.count, arguments.frames, arguments.step)
     if arguments.format == "video":
         _write_video(arguments, clips)
     else:

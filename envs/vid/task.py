@@ -27,6 +27,7 @@ from envs.vitdet.canvas import Canvas
 from envs.vitdet.detector import DetectionHead, vitdet_vid
 from envs.vitdet.roi_heads import detections
 from envs.vitdet.token_rows import TokenRows, class_map, split_rows
+from envs.vitdet.weights import facts_of
 from eventful.errors import UserError
 from eventful.families.checks import patch_grid
 
@@ -42,16 +43,18 @@ class VidDetection:
         layout: `official` (ILSVRC2015), `published` (the archive of Eventful Transformers) or `coco` (videos of your
             own; `<split>.json` in the folder).
         splits: Names that the splits have in the set, where they are others, such as `{"test": "val"}`.
-        classes: Names of the classes, in the order of their labels, as annotations call them; those of ImageNet VID if
-            None.
+        classes: Names of the classes, in the order of their labels, as annotations call them; if None, what the weights
+            file says, else those of ImageNet VID.
         empty: Whether frames without objects are kept, or dropped.
         step: Largest step from one frame number to the next of the same sequence.
         frame_size: [height, width] of the frames: sequences of others are left out. Training needs frames of one size.
         model: A detector of `envs.vitdet.detector`, which is copied; built from the following options if None.
-        canvas: Side of the square canvas in pixels.
-        weights: Weights file, as `python -m envs.convert` writes it; random weights if None.
-        proposals: Most proposals of a frame.
-        architecture: Arguments of `eventful.families.vitdet.vitdet` that are not those of ViTDet-B.
+        canvas: Side of the square canvas in pixels; if None, what the weights file says, else 672.
+        weights: Weights file, as `python -m envs.convert` or `python -m train.vitdet` writes it; random weights if
+            None.
+        proposals: Most proposals of a frame; if None, what the weights file says, else 300.
+        architecture: What differs from ViTDet-B, as in `envs.vitdet.detector.vitdet_vid`; if None, what the weights
+            file says, else nothing.
         min_score: Lowest score of what `predictions` returns.
 
     Raises:
@@ -74,19 +77,23 @@ class VidDetection:
         step: int = 1,
         frame_size: Sequence[int] | None = None,
         model: nn.Module | None = None,
-        canvas: int = 672,
+        canvas: int | None = None,
         weights: str | Path | None = None,
-        proposals: int = 300,
+        proposals: int | None = None,
         architecture: Mapping[str, Any] | None = None,
         min_score: float = 0.3,
     ) -> None:
-        known = class_list(classes)
+        facts = facts_of(weights)
+        canvas = facts.canvas if canvas is None else canvas
+        known = class_list(facts.classes if classes is None else classes)
         self.class_names: Sequence[str] = known.names
         self._videos = None if root is None else LabelledVideos(Path(root), layout, known, empty, step)
         self._splits, self._frame_size = dict(splits or {}), None if frame_size is None else tuple(frame_size)
         self._canvas, self._min_score = Canvas(canvas), min_score
-        own = vitdet_vid(canvas, len(known), proposals, weights, architecture) if model is None else model
-        self.model = freeze(_with_token_rows(own))
+        if model is None:
+            proposals = facts.proposals if proposals is None else proposals
+            model = vitdet_vid(canvas, len(known), proposals, weights, architecture or facts.architecture)
+        self.model = freeze(_with_token_rows(model))
         self._grid = patch_grid(cast(Any, self.model).patch_embed, (canvas, canvas))
 
     def clips(self, split: str) -> list[Clip]:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _SHORT, _LONG = 640, 1024
-_MEAN = (123.675, 116.28, 103.53)
-_STD = (58.395, 57.12, 57.375)
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+"""Of the pixels, 0 to 255, of each colour."""
 
 
 class Canvas:
@@ -61,8 +62,11 @@ class Canvas:
 
     def prepare(self, frames_BHWC: Tensor) -> Tensor:
         """uint8 RGB frames (B, H, W, 3) to input of the detector (B, 3, E, E), on the same device."""
-        x_BCHW = self.resize(frames_BHWC)
-        mean, std = (torch.tensor(x, device=x_BCHW.device).view(3, 1, 1) for x in (_MEAN, _STD))
+        return self.lay(self.resize(frames_BHWC))
+
+    def lay(self, x_BCHW: Tensor) -> Tensor:
+        """Frames (B, 3, ., .) of pixels 0 to 255 at their size on the canvas, normalised and filled up (B, 3, E, E)."""
+        mean, std = (torch.tensor(x, device=x_BCHW.device).view(3, 1, 1) for x in (MEAN, STD))
         # Divided and multiplied again, as published: the last bit is theirs, too.
         x_BCHW = (x_BCHW.float() / 255 * 255 - mean) / std
         return F.pad(x_BCHW, (0, self.side - x_BCHW.shape[-1], 0, self.side - x_BCHW.shape[-2]))

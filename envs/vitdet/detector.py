@@ -14,6 +14,7 @@ Shape suffixes: B streams, D channels of the backbone, K boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 
 from envs.backbones import fill, read_weights
 from envs.vitdet.proposals import ProposalGenerator
-from envs.vitdet.pyramid import SimplePyramid
-from envs.vitdet.roi_heads import Cascade, ROIHeads, SingleStage
+from envs.vitdet.pyramid import CHANNELS, SimplePyramid
+from envs.vitdet.roi_heads import HIDDEN, Cascade, ROIHeads, SingleStage
 from eventful.attention.relative import RelativeResize
 from eventful.errors import UserError
 from eventful.families.vitdet import vitdet, vitdet_b
@@ -33,7 +34,8 @@ from eventful.tasks import check_options
 COCO_CLASSES = 80
 VID_CLASSES = 30
 
-_PATCH = 16
+PATCH = 16
+"""Pixels along a side of the patches."""
 
 
 class DetectionHead(nn.Module):
@@ -43,12 +45,13 @@ class DetectionHead(nn.Module):
         dim: D.
         proposals: Most proposals of a frame.
         roi_heads: What looks into the proposed boxes.
+        channels: Channels of the feature pyramid; those that the RoI heads expect.
     """
 
-    def __init__(self, dim: int, proposals: int, roi_heads: ROIHeads) -> None:
+    def __init__(self, dim: int, proposals: int, roi_heads: ROIHeads, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.pyramid = SimplePyramid(dim)
-        self.proposal_generator = ProposalGenerator(proposals)
+        self.pyramid = SimplePyramid(dim, channels)
+        self.proposal_generator = ProposalGenerator(proposals, channels)
         self.roi_heads = roi_heads
 
     def forward(self, features_BDYX: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ class DetectionHead(nn.Module):
 
         Boxes are clipped to the canvas, not to the frame that lies on it.
         """
-        size = (features_BDYX.shape[-2] * _PATCH, features_BDYX.shape[-1] * _PATCH)
+        size = (features_BDYX.shape[-2] * PATCH, features_BDYX.shape[-1] * PATCH)
         levels = self.pyramid(features_BDYX)
         proposed = self.proposal_generator(levels, size)
         return self.roi_heads(levels, [boxes_K4 for boxes_K4, _ in proposed], size)
@@ -68,9 +71,23 @@ def with_head(backbone: VisionTransformerSAM, head: DetectionHead) -> VisionTran
     return backbone.eval()
 
 
-def vid_head(dim: int = 768, classes: int = VID_CLASSES, proposals: int = 300) -> DetectionHead:
-    """Faster R-CNN, by default for the 30 classes of ImageNet VID, with random weights."""
-    return DetectionHead(dim, proposals, SingleStage(classes))
+def vid_head(
+    dim: int = 768,
+    classes: int = VID_CLASSES,
+    proposals: int = 300,
+    channels: int = CHANNELS,
+    hidden: int = HIDDEN,
+) -> DetectionHead:
+    """Faster R-CNN, by default for the 30 classes of ImageNet VID, with random weights.
+
+    Args:
+        dim: D.
+        classes: Number of classes.
+        proposals: Most proposals of a frame.
+        channels: Channels of the feature pyramid and of what is pooled from it.
+        hidden: Channels of what is said of a box.
+    """
+    return DetectionHead(dim, proposals, SingleStage(classes, channels, hidden), channels)
 
 
 def coco_head(dim: int = 768) -> DetectionHead:
@@ -115,25 +132,32 @@ def vitdet_vid(
         classes: Number of classes.
         proposals: Most proposals of a frame.
         weights: File of weights; random ones if None.
-        architecture: Arguments of `eventful.families.vitdet.vitdet` that are not those of ViTDet-B, such as `depth`.
+        architecture: Arguments of `eventful.families.vitdet.vitdet` that are not those of ViTDet-B, such as `depth`;
+            `channels` and `hidden` of the head, as in `vid_head`.
 
     Raises:
         UserError: If there is no such argument, sizes do not fit together, or the weights are of another model.
         OSError: If the file of the weights is missing.
     """
     options = {"position_side": 14, "relative_side": 64, **(architecture or {})}
+    sizes: dict[str, Any] = {name: options.pop(name) for name in ("channels", "hidden") if name in options}
+    check_options("architecture", vid_head, sizes)
     check_options("architecture", vitdet, options)
     for name in ("image_size", "patch_size", "device"):
         if name in options:
-            raise UserError(f"architecture: {name} cannot be chosen; patches have {_PATCH} pixels")
+            raise UserError(f"architecture: {name} cannot be chosen; patches have {PATCH} pixels")
     dim, heads = options.get("embed_dim", 768), options.get("heads", 12)
-    if image_size < _PATCH or image_size % _PATCH:
-        raise UserError(f"the side of the canvas must be a multiple of {_PATCH} pixels, got {image_size}")
+    if image_size < PATCH or image_size % PATCH:
+        raise UserError(f"the side of the canvas must be a multiple of {PATCH} pixels, got {image_size}")
     if dim % heads or dim % 4:
         raise UserError(f"architecture: embed_dim must be a multiple of heads ({heads}) and of 4, got {dim}")
     if min(classes, proposals) < 1:
         raise UserError(f"classes and proposals must be positive, got {classes} and {proposals}")
-    return _detector(lambda dim: vid_head(dim, classes, proposals), vitdet(image_size, **options), weights)
+    if min(sizes.values(), default=1) < 1:
+        raise UserError(f"architecture: channels and hidden must be positive, got {sizes}")
+    return _detector(
+        partial(vid_head, classes=classes, proposals=proposals, **sizes), vitdet(image_size, **options), weights
+    )
 
 
 def vitdet_b_coco(

@@ -43,14 +43,18 @@ class Predictions:
 
 
 class RPNHead(nn.Module):
-    """Two convolutions, then a logit and four deltas for each anchor."""
+    """Two convolutions, then a logit and four deltas for each anchor.
 
-    def __init__(self) -> None:
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        kinds = {f"conv{i}": nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for i in range(2)}
+        kinds = {f"conv{i}": nn.Conv2d(channels, channels, 3, padding=1) for i in range(2)}
         self.conv = nn.ModuleDict(kinds)
-        self.objectness_logits = nn.Conv2d(CHANNELS, len(ASPECT_RATIOS), 1)
-        self.anchor_deltas = nn.Conv2d(CHANNELS, 4 * len(ASPECT_RATIOS), 1)
+        self.objectness_logits = nn.Conv2d(channels, len(ASPECT_RATIOS), 1)
+        self.anchor_deltas = nn.Conv2d(channels, 4 * len(ASPECT_RATIOS), 1)
 
     def forward(self, x_BCYX: Tensor) -> tuple[Tensor, Tensor]:
         """A level to logits (B, A, Y, X) and deltas (B, 4 * A, Y, X), anchor by anchor."""
@@ -64,11 +68,12 @@ class ProposalGenerator(nn.Module):
 
     Args:
         limit: Most proposals of a frame.
+        channels: C.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.rpn_head = RPNHead()
+        self.rpn_head = RPNHead(channels)
         self.limit = limit
 
     def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> list[Proposals]:

@@ -1,4 +1,4 @@
-"""The simple feature pyramid: five maps of 256 channels from the last map of a plain backbone.
+"""The simple feature pyramid: five maps of equal width from the last map of a plain backbone.
 
 Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (2022), section 3.
 
@@ -12,6 +12,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 CHANNELS = 256
+"""C of the published models."""
+
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels from place to place in the levels p2 to p6, for a backbone with patches of 16."""
 
@@ -21,17 +23,18 @@ class SimplePyramid(nn.Module):
 
     Args:
         dim: D.
+        channels: C.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, channels: int = CHANNELS) -> None:
         super().__init__()
         double = nn.ConvTranspose2d(dim, dim // 2, 2, 2), nn.ConvTranspose2d(dim // 2, dim // 4, 2, 2)
         self.stages = nn.ModuleList(
             [
-                nn.Sequential(double[0], _norm(dim // 2), nn.GELU(), double[1], *_lateral(dim // 4)),
-                nn.Sequential(nn.ConvTranspose2d(dim, dim // 2, 2, 2), *_lateral(dim // 2)),
-                nn.Sequential(*_lateral(dim)),
-                nn.Sequential(nn.MaxPool2d(2, 2), *_lateral(dim)),
+                nn.Sequential(double[0], _norm(dim // 2), nn.GELU(), double[1], *_lateral(dim // 4, channels)),
+                nn.Sequential(nn.ConvTranspose2d(dim, dim // 2, 2, 2), *_lateral(dim // 2, channels)),
+                nn.Sequential(*_lateral(dim, channels)),
+                nn.Sequential(nn.MaxPool2d(2, 2), *_lateral(dim, channels)),
             ]
         )
 
@@ -41,13 +44,13 @@ class SimplePyramid(nn.Module):
         return [*levels, F.max_pool2d(levels[-1], 1, 2)]
 
 
-def _lateral(channels: int) -> list[nn.Module]:
+def _lateral(before: int, channels: int) -> list[nn.Module]:
     """What each level ends with."""
     return [
-        nn.Conv2d(channels, CHANNELS, 1, bias=False),
-        _norm(CHANNELS),
-        nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
-        _norm(CHANNELS),
+        nn.Conv2d(before, channels, 1, bias=False),
+        _norm(channels),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        _norm(channels),
     ]
 
 

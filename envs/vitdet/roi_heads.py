@@ -2,7 +2,8 @@
 
 Ren et al., "Faster R-CNN" (2015), with a convolutional head; Cai and Vasconcelos, "Cascade R-CNN" (2018).
 
-Shape suffixes: B streams, K boxes, L classes, C channels, S side of a pooled map; a trailing 4 is a box.
+Shape suffixes: B streams, K boxes, L classes, C channels, F channels of what is said of a box, S side of a
+pooled map; a trailing 4 is a box.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ Weights = tuple[float, float, float, float]
 LIMIT = 100
 """Most detections of a frame."""
 
+HIDDEN = 1024
+"""Channels of what the published models say of a box."""
+
 _SIDE = 7
-_HIDDEN = 1024
 _MIN_SCORE = 0.05
 _MAX_OVERLAP = 0.5
 
@@ -35,11 +38,15 @@ CASCADE_WEIGHTS: tuple[Weights, ...] = (SINGLE_WEIGHTS, (20.0, 20.0, 10.0, 10.0)
 
 
 class NormedConv(nn.Conv2d):
-    """A 3x3 convolution without bias, a layer norm over the channels of each pixel, ReLU."""
+    """A 3x3 convolution without bias, a layer norm over the channels of each pixel, ReLU.
 
-    def __init__(self) -> None:
-        super().__init__(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.norm = LayerNorm2d(CHANNELS, eps=1e-6)
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, bias=False)
+        self.norm = LayerNorm2d(channels, eps=1e-6)
 
     def forward(self, x_KCSS: Tensor) -> Tensor:
         """Maps to maps of the same shape."""
@@ -47,15 +54,20 @@ class NormedConv(nn.Conv2d):
 
 
 class BoxHead(nn.Module):
-    """Four convolutions and a linear layer."""
+    """Four convolutions and a linear layer.
 
-    def __init__(self) -> None:
+    Args:
+        channels: C.
+        hidden: Channels of what it returns, F.
+    """
+
+    def __init__(self, channels: int = CHANNELS, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3, self.conv4 = (NormedConv() for _ in range(4))
-        self.fc1 = nn.Linear(CHANNELS * _SIDE**2, _HIDDEN)
+        self.conv1, self.conv2, self.conv3, self.conv4 = (NormedConv(channels) for _ in range(4))
+        self.fc1 = nn.Linear(channels * _SIDE**2, hidden)
 
     def forward(self, x_KCSS: Tensor) -> Tensor:
-        """Pooled maps to vectors (K, 1024)."""
+        """Pooled maps to vectors (K, F)."""
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x_KCSS = conv(x_KCSS)
         return F.relu(self.fc1(x_KCSS.flatten(1)))
@@ -67,16 +79,22 @@ class BoxPredictor(nn.Module):
     Args:
         classes: L.
         boxes: Boxes for each proposal: one for each class, or one for all.
+        hidden: Channels of the vectors, F.
     """
 
-    def __init__(self, classes: int, boxes: int) -> None:
+    def __init__(self, classes: int, boxes: int, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.cls_score = nn.Linear(_HIDDEN, classes + 1)
-        self.bbox_pred = nn.Linear(_HIDDEN, 4 * boxes)
+        self.cls_score = nn.Linear(hidden, classes + 1)
+        self.bbox_pred = nn.Linear(hidden, 4 * boxes)
 
-    def forward(self, x_K: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_KF: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors to probabilities (K, L + 1), background last, and deltas (K, 4 or 4 * L)."""
-        return self.cls_score(x_K).float().softmax(-1), self.bbox_pred(x_K).float()
+        logits_KL, deltas = self.logits(x_KF)
+        return logits_KL.softmax(-1), deltas
+
+    def logits(self, x_KF: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with logits (K, L + 1) instead of probabilities."""
+        return self.cls_score(x_KF).float(), self.bbox_pred(x_KF).float()
 
 
 class ROIHeads(nn.Module, abc.ABC):
@@ -107,19 +125,26 @@ class SingleStage(ROIHeads):
 
     Args:
         classes: L.
+        channels: C.
+        hidden: Channels of what is said of a box.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, channels: int = CHANNELS, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.box_head = BoxHead()
-        self.box_predictor = BoxPredictor(classes, boxes=classes)
+        self.box_head = BoxHead(channels, hidden)
+        self.box_predictor = BoxPredictor(classes, classes, hidden)
 
     def classify(
         self, levels: Sequence[Tensor], boxes: Sequence[Tensor], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """See `ROIHeads.classify`."""
-        probabilities, deltas = self.box_predictor(self.box_head(pool(levels, boxes, _SIDE)))
-        return decode(deltas, torch.cat(list(boxes)), SINGLE_WEIGHTS).unflatten(1, (-1, 4)), probabilities[:, :-1]
+        logits_KL, deltas = self.logits(levels, boxes)
+        scores_KL = logits_KL.softmax(-1)[:, :-1]
+        return decode(deltas, torch.cat(list(boxes)), SINGLE_WEIGHTS).unflatten(1, (-1, 4)), scores_KL
+
+    def logits(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the classes (K, L + 1), background last, and deltas (K, 4 * L) of boxes of all streams."""
+        return self.box_predictor.logits(self.box_head(pool(levels, boxes, _SIDE)))
 
 
 class Cascade(ROIHeads):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,11 @@ from torch import Tensor, nn
 
 from eventful.attention.derived import Derived
 from eventful.attention.relative import RelativeResize, bias_axes, relative_array
+from eventful.families.stem import PATCH as STEM_PATCH
+from eventful.families.stem import conv_stem
+
+Stem = Literal["patch", "conv"]
+"""What makes tokens of pixels."""
 
 
 class PositionedPatchEmbed(PatchEmbed):
@@ -31,12 +36,16 @@ class PositionedPatchEmbed(PatchEmbed):
     Args:
         embed_dim: D.
         position_side: Rows, and columns, of the table.
+        stem: What makes tokens of pixels: one convolution (`patch`) or a stack (`conv`, `eventful.families.stem`).
         options: Other arguments of timm's `PatchEmbed`.
     """
 
-    def __init__(self, *, embed_dim: int, position_side: int, **options: Any) -> None:
+    def __init__(self, *, embed_dim: int, position_side: int, stem: Stem, **options: Any) -> None:
         super().__init__(embed_dim=embed_dim, output_fmt="NHWC", strict_img_size=False, **options)
         side, like = position_side, self.proj.weight
+        if stem == "conv":
+            with like.device:
+                self.proj = conv_stem(embed_dim)  # type: ignore[assignment]  # timm has a single convolution here
         self.pos_embed = nn.Parameter(like.new_zeros(1, side, side, embed_dim))
         self._resized: Derived[Tensor] = Derived()
 
@@ -121,6 +130,7 @@ def vitdet(
     position_side: int | None = None,
     relative_side: int | None = None,
     relative_resize: RelativeResize = "array",
+    stem: Stem = "patch",
 ) -> VisionTransformerSAM:
     """A ViTDet backbone with random weights; its forward returns the features of the last block (B, D, Y, X).
 
@@ -140,13 +150,18 @@ def vitdet(
             the frames if None.
         relative_resize: What is stretched where the grid is another: "array", as in the code of Eventful
             Transformers, whose published figures at 672 pixels belong to it, or "table", as in timm and detectron2.
+        stem: What makes tokens of pixels: "patch", one convolution, or "conv", a short stack for patches of 16.
 
     Returns:
         A timm module without neck and head, so that a feature pyramid can be put behind it.
 
     Raises:
-        ValueError: If `relative_resize` is neither of the two.
+        ValueError: If `relative_resize` or `stem` is none of the two, or the stem does not make patches of that size.
     """
+    if stem not in get_args(Stem):
+        raise ValueError(f"stem must be 'patch' or 'conv', got {stem!r}")
+    if stem == "conv" and patch_size != STEM_PATCH:
+        raise ValueError(f"stem='conv' has patches of {STEM_PATCH} pixels, asked for {patch_size}")
     if relative_resize not in ("array", "table"):
         raise ValueError(f"relative_resize must be 'array' or 'table', got {relative_resize!r}")
     side = image_size // patch_size
@@ -156,7 +171,7 @@ def vitdet(
         embed_dim=embed_dim,
         depth=depth,
         num_heads=heads,
-        embed_layer=partial(PositionedPatchEmbed, position_side=position_side or side),  # type: ignore[arg-type]
+        embed_layer=partial(PositionedPatchEmbed, position_side=position_side or side, stem=stem),  # type: ignore[arg-type]
         norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]  # timm calls it
         use_abs_pos=False,
         window_size=window,

@@ -24,6 +24,7 @@ from train.report import ReportConfig
 from train.train_config import TrainConfig
 from train.tuning.tune_config import TuneConfig
 from train.verbs.train import VerbsConfig
+from train.vitdet.train import VitdetConfig
 
 COMMANDS = (
     TrainConfig,
@@ -33,6 +34,7 @@ COMMANDS = (
     PaperConfig,
     ActionsConfig,
     VerbsConfig,
+    VitdetConfig,
     DetectorConfig,
     ReportConfig,
     CurvesConfig,

@@ -6,7 +6,7 @@ import torch
 from doom_detector import CLASSES, outputs_for, small_detector
 
 from envs.detection import MeanAveragePrecision50
-from envs.doom.boxes import TOKENS, decode, detections, encode, flip, split_outputs, token_centres
+from envs.doom.boxes import TOKENS, decode, detections, encode, split_outputs, token_centres
 from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
 from envs.doom.labels import CLASS_NAMES
 from envs.doom.loss import assign, detection_loss
@@ -61,17 +61,6 @@ def test_of_two_boxes_on_one_object_the_better_stays():
 def test_outputs_of_a_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match="expected"):
         split_outputs(torch.zeros(shape))
-
-
-def test_flip_mirrors_frame_and_boxes_and_twice_is_nothing():
-    frames = torch.zeros(1, 240, 320, 3, dtype=torch.uint8)
-    frames[0, 50:70, 30:60] = 255
-    target = {"boxes": torch.tensor([[30.0, 50, 60, 70]]), "labels": torch.tensor([3])}
-    mirrored, (view,) = flip(frames, [target])
-    x1, y1, x2, y2 = view["boxes"][0].int().tolist()
-    assert (mirrored[0, y1:y2, x1:x2] == 255).all() and mirrored.sum() == frames.sum()
-    back, (again,) = flip(mirrored, [view])
-    assert torch.equal(back, frames) and torch.equal(again["boxes"], target["boxes"])
 
 
 def test_every_object_owns_a_token():

@@ -14,11 +14,12 @@ from envs.vivit.views import MEAN, STD
 from envs.vivit.weights import load_vivit
 from eventful.errors import UserError
 from eventful.video.writer import VideoWriter
+from train.recipe.training import Training
 from train.verbs import train as command
 from train.verbs.augment import RandomViews, backward_labels, mirrored_labels
 from train.verbs.card import hits, score
 from train.verbs.clips import LabelledTensors, small_clips, views_of
-from train.verbs.train import VerbsConfig, rate, see_motion, train
+from train.verbs.train import VerbsConfig, see_motion, train
 
 SHIFT = {"idle": 0, "turn_left": 3, "turn_right": -3}
 """Columns by which the picture moves from frame to frame: to the right when turning left."""
@@ -95,7 +96,7 @@ def test_a_run_leaves_a_model_and_its_card(config, capsys):
     vivit = load_vivit(path)
     assert (vivit.size, vivit.frames, vivit.heads) == (32, 4, 2) and path.stat().st_size < 10_000_000
     card = (Path(config.out) / "README.md").read_text()
-    assert "Trained on 6 clips" in card and "steps=4 pairs=0.6 batch=3" in card and "| val | 6 | " in card
+    assert "Trained on 6 clips" in card and "steps=4 batch=3" in card and "| val | 6 | " in card
     assert "seed=0" in card and "| turn_left | " in card and "first frame repeated" in card
     before = load_file(path)
     train(config)
@@ -106,14 +107,14 @@ def test_a_run_leaves_a_model_and_its_card(config, capsys):
 def test_training_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
     whole = load_file(train(config))
     config.out = str(tmp_path / "parts")
-    save = command._Run._save
+    save = Training._save
 
     def save_and_stop(run):
         save(run)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(command._Run, "_save", save_and_stop)
+        patch.setattr(Training, "_save", save_and_stop)
         train(config)
     parts = load_file(train(config))
     assert "resumed at step 2" in (tmp_path / "parts/log.txt").read_text()
@@ -155,12 +156,6 @@ def test_one_frame_is_the_first_one_repeated(root):
     found = score(Motion(), clips, 3)
     assert found.top1.value == 1 and found.one_frame.value == pytest.approx(1 / 3)
     assert found.by_class == [1, 1, 1] and found.clips == 6
-
-
-def test_the_learning_rate_rises_and_falls():
-    config = VerbsConfig(steps=100, warmup=10)
-    rates = [rate(step, config) for step in range(101)]
-    assert rates[0] == 0.1 and rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import eventful
 import policies
 from envs.vitdet.boxes import clip, is_solid
-from envs.vitdet.detector import vitdet_b_coco, vitdet_b_vid
+from envs.vitdet.detector import vitdet_b_coco, vitdet_b_vid, vitdet_vid
 from envs.vitdet.roi_heads import LIMIT, Cascade, detections
 from eventful.attention.derived import Derived
 from eventful.families.vitdet import vitdet
@@ -174,3 +174,16 @@ def test_the_page_about_it_runs(model: VisionTransformerSAM, monkeypatch: pytest
     exec(code, namespace)
     assert namespace["boxes"].shape[1] == 4 and len(namespace["boxes"])
     assert namespace["boxes"].max() <= 320 and float(namespace["model"].macs.share[0]) < 1
+
+
+def test_a_small_head_and_a_stack_of_convolutions_run_eventfully() -> None:
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 24, "depth": 2, "heads": 2, "window": 2, "global_blocks": [1]}
+    vit = vitdet_vid(64, 2, 10, architecture=sizes | {"channels": 16, "hidden": 32, "stem": "conv"})
+    assert vit.head.roi_heads.box_head.fc1.weight.shape == (32, 16 * 7 * 7)
+    wrapped = eventful.wrap(vit, policies.All())
+    with torch.inference_mode():
+        for frame in torch.randn(2, 1, 3, 64, 64):
+            torch.testing.assert_close(wrapped(frame), vit(frame), atol=1e-3, rtol=1e-4)
+    with pytest.raises(ValueError, match="has patches of 16 pixels, asked for 8"):
+        vitdet(64, patch_size=8, stem="conv")

@@ -15,12 +15,12 @@ from torch import Tensor
 from envs.doom.boxes import GRID, PATCH, TOKENS
 from envs.doom.labels import MIN_SIDE
 from envs.task import Target
+from train.recipe.views import cut
 
 SIDE = 10
 """Rows and columns of a window, in tokens."""
 
 _ANYWHERE = 0.2
-_MIN_LEFT = 0.4
 _NOTHING = -20.0
 
 
@@ -46,12 +46,9 @@ def cut_windows(
         top, left, side = row * PATCH, column * PATCH, SIDE * PATCH
         pixels.append(frame_HWC[top : top + side, left : left + side])
         tokens.append(grid_N[row : row + SIDE, column : column + SIDE].reshape(-1))
+        seen = cut(target, (left, top, side, side), MIN_SIDE)
         low = torch.tensor([left, top], dtype=torch.float32).repeat(2)
-        boxes = torch.minimum(torch.maximum(target["boxes"], low), low + side)
-        size = boxes[:, 2:] - boxes[:, :2]
-        area = (target["boxes"][:, 2:] - target["boxes"][:, :2]).prod(1)
-        kept = (size.prod(1) >= _MIN_LEFT * area) & (size.amin(1) >= MIN_SIDE)
-        labels.append({"boxes": boxes[kept], "labels": target["labels"][kept]})
+        labels.append({**seen, "boxes": seen["boxes"] + low})
     return torch.stack(pixels), labels, torch.stack(tokens)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from envs.doom.labels import CLASS_NAMES
 from envs.task import Clip, Target
 from train.detector.augment import augment
+from train.recipe.views import rarity_weights
 
 
 class LabelledFrames:
@@ -21,14 +22,7 @@ class LabelledFrames:
     def __init__(self, clips: Sequence[Clip]) -> None:
         self.clips = clips
         self.places = [(c, t) for c, clip in enumerate(clips) for t in range(len(clip))]
-        counts = torch.stack(
-            [
-                torch.bincount(self.target(place)["labels"], minlength=len(CLASS_NAMES)).clamp(max=1)
-                for place in self.places
-            ]
-        )
-        rarity_C = (counts.sum(0).float().mean() / counts.sum(0).clamp_min(1)).sqrt()
-        self.weights = 0.3 + (counts * rarity_C).amax(1)
+        self.weights = rarity_weights([self.target(place)["labels"] for place in self.places], len(CLASS_NAMES))
 
     def target(self, place: tuple[int, int]) -> Target:
         """Labels of a frame."""

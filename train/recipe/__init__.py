@@ -1,0 +1,1 @@
+"""What trainings of dense models share: rates and groups of weights, a loop that resumes to the bit, random views."""

@@ -1,0 +1,1 @@
+"""Training of ViTDet detectors on videos with boxes: `python -m train.vitdet`."""

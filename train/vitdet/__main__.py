@@ -1,0 +1,5 @@
+"""`python -m train.vitdet`."""
+
+from train.vitdet.train import main
+
+main()
