@@ -137,14 +137,14 @@ class ActionRecognition:
         name = self._splits.get(split, split)
         videos = videos_for(self._vivit, self._weights, self._data, self._source, name, None)
         count = min(len(videos), self._sizes.get(split, len(videos)))
-        clips = []
+        clips, names = [], self.class_names
         for video in (videos[k * len(videos) // count] for k in range(count)):
             target = {"label": torch.tensor(video.label)}
             for start in range(self._starts):
                 frames = StepFrames(self._videos, video, self._plan, start, range(self._steps))
                 if self._frame_size in (None, (frames.shape[1] // TUBELET, frames.shape[2])):
                     which = video.name if self._starts == 1 else f"{video.name}@{start}"
-                    tags = {"class": self.class_names[video.label]}
+                    tags = {"class": names[video.label]}
                     clips.append(Clip(which, frames, [target] * self._steps, tags=tags))
         if not clips:
             raise UserError(f"data {self._source}: split {name} has no videos of frame_size {self._frame_size}")
