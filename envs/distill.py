@@ -46,6 +46,7 @@ class Distillation(FootageTask):
 
     name = "distill"
     metric_name = "fidelity"
+    clip_options = ("video", "train_frames", "test_frames", "clip_length", "cache")
     class_names: Sequence[str] = ()
     saliency = None
 

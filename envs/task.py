@@ -138,6 +138,9 @@ class OptionalParts(Protocol):
     the class probabilities of a classifier, is (B, 1).
     """
 
+    clip_options: Sequence[str]
+    """Names of the options that only `clips` depends on: a checkpoint's are not needed on other footage."""
+
     def token_loss(self, outputs: Any, targets: Sequence[Target]) -> Tensor:
         """Each token's part of the loss (B, N), prefix tokens included: tells REINFORCE where a loss comes from."""
 

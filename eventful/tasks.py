@@ -82,6 +82,16 @@ def load_task(name: str, **options: Any) -> Any:
     return task
 
 
+def option_types(name: str) -> dict[str, Any]:
+    """Annotations of the options that an installed task takes; raises as `load_task` does if there is no such task."""
+    return {} if is_user_code(name) else _hints(_factory(name))
+
+
+def clip_options(name: str) -> tuple[str, ...]:
+    """Names of the options that only the clips of an installed task depend on; nobody needs them on other footage."""
+    return () if is_user_code(name) else getattr(_factory(name), "clip_options", ())
+
+
 def saliency_of(task: Any) -> Saliency | None:
     """What a task says its consumer cares for (`envs.task.OptionalParts`), for `eventful.wrap`; None if it does not."""
     return getattr(task, "saliency", None)
@@ -143,12 +153,7 @@ def check_options(what: str, factory: Any, options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    constructor: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
-    try:
-        hints = typing.get_type_hints(constructor)
-    except NameError:
-        # Names for type checkers only: the constructor itself has to judge its values.
-        hints = {}
+    hints = _hints(factory)
     takes = ", ".join(parameters) or "no options"
     for option, value in options.items():
         if option not in parameters:
@@ -158,6 +163,15 @@ def check_options(what: str, factory: Any, options: Mapping[str, Any]) -> None:
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}")
+
+
+def _hints(factory: Any) -> dict[str, Any]:
+    constructor: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
+    try:
+        return typing.get_type_hints(constructor)
+    except NameError:
+        # Names for type checkers only: the constructor itself has to judge its values.
+        return {}
 
 
 def _admits(hint: Any, value: Any) -> bool:

@@ -36,6 +36,8 @@ from eventful.tasks import nearest
 from train.config_keys import Leaf, dataclass_of, help_text, leaves, shown, usage
 
 Config = TypeVar("Config")
+_MISSING = "???"
+"""What OmegaConf takes for a value that is missing, even where it is a text."""
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 
 
@@ -95,9 +97,9 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
         for origin, values in sources:
             _rename(cls, values, origin, given)
             _check_keys(cls, values, origin)
-            values = _from_home(values)
+            values = _literal(_from_home(values))
             texts = {key: text for key, text in texts.items() if key not in values}
-            texts |= {key: text for key, text in values.items() if _is_text(cls, key) and _is_special(text)}
+            texts |= {key: text for key, text in values.items() if _is_text(cls, key) and text == _MISSING}
             merged = _merge(merged, {key: value for key, value in values.items() if key not in texts}, origin)
     config = _instantiate(merged)
     for key, text in texts.items():
@@ -159,9 +161,13 @@ def _from_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
-def _is_special(value: Any) -> bool:
-    """Whether OmegaConf would read something else into a text: that it is missing, or stands in another place."""
-    return isinstance(value, str) and (value == "???" or "${" in value)
+def _literal(value: Any) -> Any:
+    """Texts in which OmegaConf finds no reference to the environment or to other keys: they mean what they say."""
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -252,7 +258,9 @@ def _instantiate(merged: DictConfig) -> Any:
     except MissingMandatoryValue as error:
         raise UserError(f"no value for {error.full_key}; give {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+        # Every text with a `${` is one that was made no reference.
+        reason = re.sub("^While dereferencing interpolation '.*': (?=Invalid)", "", str(error).splitlines()[0])
+        raise UserError(f"{error.full_key or 'config'}: {reason}") from error
     except ValueError as error:
         # Raised by a dataclass that checks its own values in __post_init__.
         raise UserError(one_line(error)) from error

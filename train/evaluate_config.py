@@ -14,6 +14,7 @@ from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.tasks import recorded_task
+from eventful.trust import options_of_checkpoint
 from eventful.user_code import LEARNED, policy_class
 from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
@@ -30,6 +31,7 @@ class EvaluateConfig(TaskConfig):
         task: Name of an installed task, or `MODULE:CLASS`; the installed one that the checkpoint names if empty.
         policy: Policy checkpoint: a folder, the name of an installed one such as `doom`, or a name on the model hub; or
             a list of them (seeds of one training); null for the heuristics alone.
+        trust: Whether files that a checkpoint names are opened although it was not trained here.
         policy_class: Class of the checkpoints, if it is one of your own: `MODULE:CLASS`.
         out: Folder for everything that is written.
         split: Name of the split to evaluate on.
@@ -65,6 +67,7 @@ class EvaluateConfig(TaskConfig):
 
     task: str = ""
     policy: Any = None
+    trust: bool = False
     policy_class: str = LEARNED
     out: str = "runs/evaluation"
     split: str = "test"
@@ -140,8 +143,9 @@ def completed(
     changes: dict[str, Any] = {"task": config.task or (recorded_task(trained.task) if trained.task else "doom")}
     if task is None and changes["task"] == trained.task:
         fields = {f.name for f in dataclasses.fields(TaskConfig)}
-        known = {k: v for k, v in trained.task_options.items() if k not in config.task_options}
-        changes |= {k: v for k, v in known.items() if k in fields and getattr(config, k) is None}
+        given = {k: getattr(config, k) for k in fields if getattr(config, k) is not None} | config.task_options
+        known = options_of_checkpoint(trained, given, config.trust, "trust=true")
+        changes |= {k: v for k, v in known.items() if k in fields}
         changes["task_options"] = {k: v for k, v in known.items() if k not in fields} | config.task_options
     granularity = options.get("granularity", "frame")
     if policies and config.granularity not in (None, granularity):

@@ -12,6 +12,7 @@ from evaluation_tiny import checkpoint, config
 from squares_task import Squares
 
 from eventful.errors import UserError
+from eventful.trust import note_trained_here
 from policies import LearnedPolicy
 from train import evaluate as command
 from train.evaluate import evaluate
@@ -116,7 +117,7 @@ def test_another_setting_starts_anew_and_says_so(task: Squares, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budgets": [0.1, 1.5]}, "budgets must be shares"),
+        ({"budgets": [0.1, 1.5]}, "budgets must be"),
         ({"policies": ["Topr"]}, "did you mean TopR"),
         ({"split": "tset"}, "there are train and test"),
         ({"policy": "nowhere/to/be/found"}, "no policy checkpoint"),
@@ -140,6 +141,7 @@ def test_the_checkpoint_says_what_is_not_given(tmp_path: Path):
     trained = {"name": "distill", "video": "a.mp4", "test_frames": "5-9", "num_classes": 3}
     options = {"granularity": "gate", "attention": "recompute", "prefix": "ordinary"}
     policy = LearnedPolicy(3, 8, "gate", provenance={"task": trained, "options": options})
+    note_trained_here(policy.provenance)
     found = completed(EvaluateConfig(video="b.mp4"), {"a": policy})
     assert (found.task, found.video, found.test_frames) == ("distill", "b.mp4", "5-9")
     assert (found.granularity, found.attention, found.task_options) == ("gate", "recompute", {"num_classes": 3})

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from envs.actions import ClassFolders
 from envs.doom.verbs import VERBS
-from envs.vivit import ViewPlan
+from envs.vivit import ViewPlan, ViViT
 from envs.vivit.views import MEAN, STD
 from envs.vivit.weights import load_vivit
 from eventful.errors import UserError
@@ -18,7 +18,7 @@ from train.verbs import train as command
 from train.verbs.augment import RandomViews, backward_labels, mirrored_labels
 from train.verbs.card import hits, score
 from train.verbs.clips import LabelledTensors, small_clips, views_of
-from train.verbs.train import VerbsConfig, rate, train
+from train.verbs.train import VerbsConfig, rate, see_motion, train
 
 SHIFT = {"idle": 0, "turn_left": 3, "turn_right": -3}
 """Columns by which the picture moves from frame to frame: to the right when turning left."""
@@ -95,7 +95,7 @@ def test_a_run_leaves_a_model_and_its_card(config, capsys):
     vivit = load_vivit(path)
     assert (vivit.size, vivit.frames, vivit.heads) == (32, 4, 2) and path.stat().st_size < 10_000_000
     card = (Path(config.out) / "README.md").read_text()
-    assert "Trained on 6 clips" in card and "steps=4 batch=3" in card and "| val | 6 | " in card
+    assert "Trained on 6 clips" in card and "steps=4 pairs=0.6 batch=3" in card and "| val | 6 | " in card
     assert "seed=0" in card and "| turn_left | " in card and "first frame repeated" in card
     before = load_file(path)
     train(config)
@@ -123,12 +123,21 @@ def test_training_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
         train(config)
 
 
-def test_training_lowers_the_loss(config):
+@pytest.mark.parametrize("pairs", [0.0, 1.0])
+def test_training_lowers_the_loss(config, pairs):
+    config.pairs, config.look_every = pairs, 20
     config.steps, config.batch, config.warmup, config.lr, config.smoothing = 40, 6, 5, 3e-3, 0.0
-    config.look_every = 20
     train(config)
     first, last = (float(line.split()[3]) for line in (Path(config.out) / "log.txt").read_text().splitlines()[:2])
     assert last < first
+
+
+def test_a_new_spatial_part_sees_what_changes():
+    spatial = ViViT(32, 3, 4, dim=32, heads=2, depth=1, temporal_depth=1).spatial
+    see_motion(spatial)
+    picture_BCHW = torch.rand(1, 3, 32, 32)
+    tokens_BND = spatial.patch_embed(torch.cat([picture_BCHW, picture_BCHW], 1)) - spatial.patch_embed.proj.bias
+    assert tokens_BND[..., :24].abs().max() < 1e-5 and tokens_BND[..., 24:].abs().mean() > 1e-3
 
 
 def test_one_frame_is_the_first_one_repeated(root):

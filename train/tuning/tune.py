@@ -28,7 +28,7 @@ from envs.vivit.weights import load_vivit, save_vivit
 from eventful import cli
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
-from eventful.infer_arguments import heuristic
+from eventful.infer.arguments import heuristic
 from eventful.user_code import policy_class
 from policies import Policy, PolicyMismatch
 from policies.content_hash import content_hash

@@ -3,9 +3,12 @@
     python -m envs.doom.export_verbs --split train --count 1600 --out FOLDER       (and --split val, test, test_maps)
     python -m train.verbs root=FOLDER out=runs/verbs
 
-AdamW with a warm-up and a cosine, random views (`train.verbs.augment`). What is random in a step depends on the seed
-and the number of the step alone. Training resumes from `OUT/state.pt`, written every `save_every` steps; at the end
-`OUT/verbs.safetensors` is the model and `OUT/README.md` its card. Where training is complete, the same command scores.
+AdamW with a warm-up and a cosine, random views (`train.verbs.augment`). At first the spatial part alone learns, to name
+the verb from a single pair of frames: at the same cost it sees many more clips, and what the temporal part gets to see
+then means something from its first step. What is random in a step depends on the seed and the number of the step alone.
+
+Training resumes from `OUT/state.pt`, written every `save_every` steps; at the end `OUT/verbs.safetensors` is the
+model and `OUT/README.md` its card. Where training is complete, the same command scores.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from envs.actions import ClassFolders
 from envs.vivit import ViewPlan, ViViT
+from envs.vivit.model import TUBELET, tubelets
 from envs.vivit.weights import ViViTSizes, load_vivit, save_vivit
 from eventful import cli
 from eventful.checks.ranges import SEED, THREADS, setting
@@ -37,6 +42,9 @@ from train.verbs.clips import LabelledTensors, small_clips, views_of
 COMMAND = "train.verbs"
 _MARGIN = 1.125
 """Shorter side of the frames in memory over that of a view."""
+
+_FILTER_GAIN = 2.0
+"""Deviation of the first filters over `timm`'s, as pictures change little from frame to frame."""
 
 
 @dataclass
@@ -57,6 +65,7 @@ class VerbsConfig:
         temporal_depth: Number of blocks of the temporal part.
         dropout: Share of the features that is dropped before the classifier.
         steps: Number of steps of the whole training.
+        pairs: Share of the steps, at the beginning, in which the spatial part alone learns, from pairs of frames.
         batch: Number of clips of a step.
         lr: Peak learning rate.
         weight_decay: Weight decay of matrices; the rest has none.
@@ -81,6 +90,7 @@ class VerbsConfig:
     temporal_depth: int = setting(2, "[1, 256]")
     dropout: float = setting(0.1, "[0, 1)")
     steps: int = setting(5000, "[1, 1e8]")
+    pairs: float = setting(0.6, "[0, 1]")
     batch: int = setting(16, "[1, 1e5]")
     lr: float = setting(1e-3, "(0, 10]")
     weight_decay: float = setting(0.05, "[0, 100]")
@@ -111,6 +121,21 @@ def train(config: VerbsConfig) -> Path:
     return run.finish()
 
 
+@torch.no_grad()
+def see_motion(spatial: VisionTransformer) -> None:
+    """Gives a new spatial part smooth filters, three quarters of which see what changes between the frames of a pair.
+
+    Freshly drawn weights see noise of single pixels in both frames, and the little that they have to do with each other
+    takes many steps to be found.
+    """
+    weight_D6HW = spatial.patch_embed.proj.weight
+    coarse_DCHW = torch.randn(len(weight_D6HW), 3, 4, 4)
+    smooth_DCHW = F.interpolate(coarse_DCHW, weight_D6HW.shape[-2:], mode="bicubic")
+    smooth_DCHW *= _FILTER_GAIN * weight_D6HW.std() / smooth_DCHW.std()
+    weight_D6HW[:, :3], weight_D6HW[:, 3:] = smooth_DCHW, smooth_DCHW
+    weight_D6HW[: 3 * len(weight_D6HW) // 4, 3:] *= -1
+
+
 def rate(step: int, config: VerbsConfig) -> float:
     """Share of the peak learning rate at a step: a warm-up, then a cosine to zero."""
     if step < config.warmup:
@@ -128,8 +153,10 @@ class _Run:
         with cli.user_input("size, frames"):
             self._vivit = ViViT(**dataclasses.asdict(ViViTSizes(*sizes, config.temporal_depth)), dropout=config.dropout)
             self._plan = ViewPlan(config.size, 1, config.frames, config.starts, 1)
+        see_motion(self._vivit.spatial)
+        self._of_pairs = nn.Linear(config.dim, len(data.classes))
         groups: list[list[nn.Parameter]] = [[], []]
-        for parameter in self._vivit.parameters():
+        for parameter in (*self._vivit.parameters(), *self._of_pairs.parameters()):
             groups[parameter.dim() < 2].append(parameter)
         decays = ({"params": groups[0], "weight_decay": config.weight_decay}, {"params": groups[1], "weight_decay": 0})
         self._optimizer = torch.optim.AdamW(decays, lr=config.lr)
@@ -142,11 +169,14 @@ class _Run:
         self._resume()
         if self._step >= config.steps:
             return
-        views = self._random_views()
+        small: LabelledTensors = small_clips(self._clips, round(_MARGIN * config.size), config.frames)
+        views = RandomViews(small, self._data.classes, config.size, config.frames)
+        pairs = RandomViews(small, self._data.classes, config.size, TUBELET)
         watched = views_of(self._data.videos(config.test_splits[0]), self._plan)
         losses, started = [], time.monotonic()
         while self._step < config.steps:
-            losses.append(self._one_step(views))
+            of_pairs = self._step < config.pairs * config.steps
+            losses.append(self._one_step(pairs if of_pairs else views, of_pairs))
             self._step += 1
             if self._step % config.look_every == 0 or self._step == config.steps:
                 top1 = hits(self._vivit, watched).double().mean().item()
@@ -174,25 +204,25 @@ class _Run:
         write_card(self._out / "README.md", recipe, self._data.classes, len(self._clips), scores)
         return path
 
-    def _random_views(self) -> RandomViews:
-        config = self._config
-        small: LabelledTensors = small_clips(self._clips, round(_MARGIN * config.size), config.frames)
-        return RandomViews(small, self._data.classes, config.size, config.frames)
-
-    def _one_step(self, views: RandomViews) -> float:
+    def _one_step(self, views: RandomViews, of_pairs: bool) -> float:
         config = self._config
         seed = (config.seed * 1_000_003 + self._step) * 2
-        views_BTCHW, label_B = views.batch(config.batch, torch.Generator().manual_seed(seed))
+        count = config.batch * (config.frames // TUBELET if of_pairs else 1)
+        views_BTCHW, label_B = views.batch(count, torch.Generator().manual_seed(seed))
         torch.manual_seed(seed + 1)
         self._vivit.train()
-        loss = F.cross_entropy(self._vivit(views_BTCHW), label_B, label_smoothing=config.smoothing)
+        if of_pairs:
+            logits_BK = self._of_pairs(self._vivit.spatial(next(tubelets(views_BTCHW))))
+        else:
+            logits_BK = self._vivit(views_BTCHW)
+        loss = F.cross_entropy(logits_BK, label_B, label_smoothing=config.smoothing)
         if not torch.isfinite(loss):
             raise UserError(f"the loss is not finite at step {self._step}; lower lr (it is {config.lr:g})")
         for group in self._optimizer.param_groups:
             group["lr"] = config.lr * rate(self._step, config)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self._vivit.parameters(), 1.0)
+        nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], 1.0)
         self._optimizer.step()
         return loss.item()
 
@@ -203,7 +233,8 @@ class _Run:
         return kept | {"classes": list(self._data.classes), "clips": [clip.name for clip in self._clips]}
 
     def _save(self) -> None:
-        state = {"model": self._vivit.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
+        state = {"model": self._vivit.state_dict(), "of_pairs": self._of_pairs.state_dict(), "step": self._step}
+        state["optimizer"] = self._optimizer.state_dict()
         replace_file(self._out / "state.pt", partial(torch.save, state | {"settings": self._settings}))
 
     def _resume(self) -> None:
@@ -222,6 +253,7 @@ class _Run:
                 "delete it to start anew"
             )
         self._vivit.load_state_dict(state["model"])
+        self._of_pairs.load_state_dict(state["of_pairs"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = state["step"]
         self._log(f"resumed at step {self._step}")

@@ -91,6 +91,11 @@ def parser(command: str) -> argparse.ArgumentParser:
     model.add_argument(
         "--policy-class", metavar="MODULE:CLASS", default=LEARNED, help="class of the policy, if it is your own"
     )
+    model.add_argument(
+        "--trust",
+        action="store_true",
+        help="open the files that a checkpoint names although it was not trained here",
+    )
     model.add_argument("--granularity", choices=get_args(Granularity), help="one decision per gate or per frame")
 
     run = p.add_argument_group("run")
