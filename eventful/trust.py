@@ -76,8 +76,8 @@ def options_of_checkpoint(
 def _harmless(name: str, value: Any, kind: Any) -> bool:
     if name in NAMES_OF_MODELS or not _texts(value):
         return True
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    return value in choices
+    parts = (kind, *get_args(kind))
+    return any(value in get_args(part) for part in parts if get_origin(part) is Literal)
 
 
 def _texts(value: Any) -> bool:

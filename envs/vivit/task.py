@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from envs.output_distance import class_distance
 from envs.task import Clip, Target, freeze
 from envs.vivit.model import TUBELET, ViViT, tubelets
 from envs.vivit.step_head import StepHead
-from envs.vivit.videos import STRIDE, VideoSet, load_video_set, plan_of, videos_for
+from envs.vivit.videos import VideoSet, load_video_set, own_stride, plan_of, video_set_class, videos_for
 from envs.vivit.view_accuracy import ViewAccuracy
 from envs.vivit.view_clips import OpenVideos, StepFrames
 from envs.vivit.views import ViewPlan, cropped, scaled
@@ -55,6 +55,7 @@ class ActionRecognition:
         data_options: Its other options.
         splits: Names that the splits have in the set, where they are others, such as `{"test": "validation"}`.
         classes: Names of the classes, in the order of their numbers; those that the set has, or the numbers, if None.
+            A checkpoint knows those that are given.
         stride: Frames of a video from one frame of a view to the next; the set's own if None.
         starts: Number of times at which views of a video start; each view, from the middle of the frames, is a clip.
         sizes: Number of videos by split, evenly picked, where not all are to be used, such as `{"train": 400}`.
@@ -71,12 +72,12 @@ class ActionRecognition:
     metric_name = "top-1"
     has_labels = True
     saliency = None
-    clip_options = ("data", "root", "data_options", "splits", "starts", "sizes", "frame_size", "cache_mb")
+    clip_options = ("root", "data_options", "splits", "starts", "sizes", "frame_size", "cache_mb")
 
     def __init__(
         self,
         weights: str | Path | None = None,
-        data: str = "folder",
+        data: Literal["folder", "epic", "kinetics", "listed"] | str = "folder",
         root: str | Path | None = None,
         data_options: Mapping[str, Any] | None = None,
         splits: Mapping[str, str] | None = None,
@@ -123,9 +124,7 @@ class ActionRecognition:
     @property
     def tubelet(self) -> Tubelet:
         """Frames of a video that are one frame of the task."""
-        if self._stride is None and self._options:
-            return Tubelet(TUBELET, self._plan.stride)
-        return Tubelet(TUBELET, STRIDE if self._stride is None else self._stride)
+        return Tubelet(TUBELET, own_stride(video_set_class(self._source)) if self._stride is None else self._stride)
 
     def clips(self, split: str) -> list[Clip]:
         """Views of the videos of a split, decoded when they are asked for.
@@ -138,14 +137,14 @@ class ActionRecognition:
         name = self._splits.get(split, split)
         videos = videos_for(self._vivit, self._weights, self._data, self._source, name, None)
         count = min(len(videos), self._sizes.get(split, len(videos)))
-        clips = []
+        clips, names = [], self.class_names
         for video in (videos[k * len(videos) // count] for k in range(count)):
             target = {"label": torch.tensor(video.label)}
             for start in range(self._starts):
                 frames = StepFrames(self._videos, video, self._plan, start, range(self._steps))
                 if self._frame_size in (None, (frames.shape[1] // TUBELET, frames.shape[2])):
                     which = video.name if self._starts == 1 else f"{video.name}@{start}"
-                    tags = {"class": self.class_names[video.label]}
+                    tags = {"class": names[video.label]}
                     clips.append(Clip(which, frames, [target] * self._steps, tags=tags))
         if not clips:
             raise UserError(f"data {self._source}: split {name} has no videos of frame_size {self._frame_size}")

@@ -147,7 +147,26 @@ def plan_of(
     Raises:
         ValueError: For numbers that `ViewPlan` refuses.
     """
-    return ViewPlan(size, getattr(data, "stride", STRIDE) if stride is None else stride, frames, starts, crops)
+    return ViewPlan(size, own_stride(data) if stride is None else stride, frames, starts, crops)
+
+
+def own_stride(data: VideoSet | type) -> int:
+    """The stride of a set, or of a class of sets; `STRIDE` for those that have none."""
+    return getattr(data, "stride", STRIDE)
+
+
+def video_set_class(name: str) -> Any:
+    """The class of a set: one of `VIDEO_SETS`, or `MODULE:CLASS`, which is imported.
+
+    Raises:
+        UserError: If there is no such set.
+    """
+    if is_user_code(name):
+        return load_user_code(name, "data", "class")
+    if name not in VIDEO_SETS:
+        known = ", ".join(VIDEO_SETS)
+        raise UserError(f"data: there is no {name!r}{nearest(name, VIDEO_SETS)} (there are: {known}, or MODULE:CLASS)")
+    return VIDEO_SETS[name]
 
 
 def load_video_set(name: str, **options: Any) -> VideoSet:
@@ -161,10 +180,7 @@ def load_video_set(name: str, **options: Any) -> VideoSet:
         UserError: If there is no such set, or it refuses an option.
         OSError: If a file that it needs is missing.
     """
-    if not is_user_code(name) and name not in VIDEO_SETS:
-        known = ", ".join(VIDEO_SETS)
-        raise UserError(f"data: there is no {name!r}{nearest(name, VIDEO_SETS)} (there are: {known}, or MODULE:CLASS)")
-    factory = load_user_code(name, "data", "class") if is_user_code(name) else VIDEO_SETS[name]
+    factory = video_set_class(name)
     check_options(f"data {name}", factory, options)
     with cli.user_input(f"data {name}"):
         made = factory(**options)

@@ -57,6 +57,13 @@ def test_choices_are_no_paths() -> None:
         options_of_checkpoint(Provenance("follow", {"measure": "/etc/passwd"}), {}, False, "X")
 
 
+def test_choices_beside_other_texts_are_no_paths() -> None:
+    recorded = Provenance("actions", {"data": "folder", "stride": 1})
+    assert options_of_checkpoint(recorded, {}, False, "X") == {"data": "folder", "stride": 1}
+    with pytest.raises(UserError, match="data='mine:Set'"):
+        options_of_checkpoint(Provenance("actions", {"data": "mine:Set"}), {}, False, "X")
+
+
 def test_trainings_of_ones_own_are_known_until_their_record_is_changed() -> None:
     mine = Provenance("distill", FOREIGN, {"granularity": "frame"})
     assert not trained_here(mine)
