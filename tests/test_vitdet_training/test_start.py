@@ -1,16 +1,27 @@
 """A backbone that starts from a plain vision transformer computes what that one does."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from vitdet_tiny import tiny_detector
 
-from envs.doom.detector import ConvEmbed, build_detector
-from envs.vitdet.canvas import MEAN, STD
+from envs.doom.detector import ConvEmbed, load_detector
+from envs.doom.labels import CLASS_NAMES
+from envs.vitdet.canvas import MEAN, STD, Canvas
+from envs.vitdet.detector import vitdet_vid
 from eventful.errors import UserError
+from train.config import load_config
+from train.task_config import task_options
+from train.train_config import TrainConfig
 from train.vitdet.start import PlainStart, start_backbone
+from train.vitdet.train import VitdetConfig
+
+ROOT = Path(__file__).parents[2]
 
 THEIRS = PlainStart("", [4, 4], [10.0, 20.0, 30.0], [50.0, 60.0, 70.0])
 
@@ -77,9 +88,22 @@ def test_what_does_not_fit_is_named(tmp_path, options, grid, said):
         start_backbone(tiny_detector(64, position_side=4), PlainStart(path, grid))
 
 
-def test_the_shipped_detector_fits_the_small_one_of_the_docs(tmp_path):
-    sizes = dict(embed_dim=192, depth=6, heads=3, position_side=20, stem="conv")
-    ours = tiny_detector(64, **sizes)
-    path = saved(build_detector(), tmp_path / "a.safetensors")
-    start_backbone(ours, PlainStart(path, [15, 20]))
-    torch.testing.assert_close(ours.blocks[5].mlp.fc1.weight, load_file(path)["blocks.5.mlp.fc1.weight"])
+def test_the_config_for_doom_starts_from_the_shipped_detector():
+    config = load_config(VitdetConfig, [str(ROOT / "configs/vitdet_doom.yaml"), "root=x"])
+    assert tuple(config.classes) == CLASS_NAMES
+    vit = vitdet_vid(config.canvas, len(config.classes), config.proposals, None, config.architecture)
+    start = dataclasses.replace(config.backbone, weights=str(ROOT / config.backbone.weights))
+    start_backbone(vit, start)
+    theirs = load_detector()
+    pixels = 255 * torch.rand(1, 3, 240, 320)
+    with torch.no_grad():
+        expected = theirs.patch_embed((pixels / 255 - 0.25) / 0.2)
+        found = vit.patch_embed.proj(Canvas(320).lay(pixels)[..., :240, :])
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-3, rtol=1e-3)
+    # In half precision, as it is written.
+    assert 2 * sum(weight.numel() for weight in vit.parameters()) < 10e6
+
+
+def test_the_config_of_its_policy_is_read():
+    config = load_config(TrainConfig, [str(ROOT / "configs/vid_doom.yaml"), "task_options.root=x", "weights=y"])
+    assert task_options(config) == {"root": "x", "weights": "y"} and config.warm_start == "oracle"

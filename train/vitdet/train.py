@@ -1,6 +1,6 @@
 """Trains a ViTDet detector on videos with boxes, and scores it.
 
-    python -m envs.doom.export --format vid --split detector --out FOLDER       (and --split test)
+    python -m envs.doom.export --format vid --split detector --out FOLDER            (and --split test)
     python -m train.vitdet configs/vitdet_doom.yaml root=FOLDER out=runs/vitdet
 
 The losses of Faster R-CNN (`train.vitdet.losses`), AdamW with a warm-up and a cosine, random views of single frames.
