@@ -235,7 +235,8 @@ def _merge(merged: DictConfig, values: dict[str, Any], origin: str) -> DictConfi
     for key, value in values.items():
         try:
             merged = OmegaConf.merge(merged, {key: value})  # type: ignore[assignment]
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:
+            # A TypeError: a list where a table belongs.
             where = getattr(error, "full_key", None) or key
             raise UserError(f"{origin}: {where} {_type_problem(merged, str(where), value, error)}") from error
     return merged
