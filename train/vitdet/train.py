@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
-from envs.vid.labelled import LabelledVideos, class_list
+from envs.vid.labelled import LabelledVideos, Layout, class_list
 from envs.vitdet.canvas import Canvas
 from envs.vitdet.detector import DetectionHead, vitdet_vid
 from envs.vitdet.weights import DetectorFacts, save_detector
@@ -38,6 +38,9 @@ from train.vitdet.score import score
 from train.vitdet.start import PlainStart, start_backbone
 
 COMMAND = "train.vitdet"
+
+Precision = Literal["fp32", "bf16"]
+"""Type of the products of forward and backward."""
 
 
 @dataclass
@@ -65,7 +68,7 @@ class VitdetConfig(Recipe):
     """
 
     root: str = "???"
-    layout: str = "official"
+    layout: Layout = "official"
     classes: list[str] | None = None
     train_split: str = "train"
     test_splits: list[str] = field(default_factory=lambda: ["val"])
@@ -79,7 +82,7 @@ class VitdetConfig(Recipe):
     boxes: int = 512
     scales: list[float] = field(default_factory=lambda: [0.8, 1.6])
     backbone_rate: float = 1.0
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
 
 _FREE = (*FREE, "root", "out", "test_splits")
@@ -108,9 +111,9 @@ class _Run:
     def __init__(self, config: VitdetConfig) -> None:
         self._config, self._out = config, Path(config.out)
         self._classes, self._canvas = class_list(config.classes), Canvas(config.canvas)
-        self._videos = LabelledVideos(Path(config.root), cast(Any, config.layout), self._classes)
-        self._split = self._videos.split(config.train_split)
-        self._tests = {name: self._videos.split(name) for name in config.test_splits}
+        videos = LabelledVideos(Path(config.root), config.layout, self._classes)
+        self._split = videos.split(config.train_split)
+        self._tests = {name: videos.split(name) for name in config.test_splits}
         torch.manual_seed(config.seed)
         self._vit = self._make(config.weights)
         start_backbone(self._vit, config.backbone)
@@ -178,7 +181,7 @@ def _check(config: VitdetConfig) -> None:
         raise UserError("weights and backbone.weights: training starts from one of the two")
     if len(config.scales) != 2 or not 0 < config.scales[0] <= config.scales[1]:
         raise UserError(f"scales must be two sizes above 0, the smaller one first, got {config.scales}")
-    if config.precision not in ("fp32", "bf16"):
+    if config.precision not in get_args(Precision):
         raise UserError(f"precision must be fp32 or bf16, got {config.precision!r}")
     if not config.test_splits:
         raise UserError("test_splits must name a split")
