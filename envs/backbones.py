@@ -16,7 +16,6 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -93,7 +92,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except UnpicklingError as error:
         # PyTorch's own message advises to switch the safe loading off.
         raise UserError(f"weights file {path} is no PyTorch file that holds nothing but tensors") from error
-    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # Whatever a reader of pickles makes of arbitrary bytes.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights file {path} cannot be read: {reason}") from error
     while isinstance(state, Mapping) and (inner := [k for k in _WRAPPERS if isinstance(state.get(k), Mapping)]):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from envs.task import Target, VideoTask, offers
+from eventful.checks.ranges import check_ranges, setting
 from eventful.families.backbone import Backbone
 from eventful.fidelity import WORST, as_tokens, distances, mean_and_worst
 
@@ -41,21 +41,20 @@ class Objective:
         output_worst: Weight of the mean output distance of the 20 worst tokens.
 
     Raises:
-        ValueError: If a weight is negative or not finite, or all are zero.
+        ValueError: If a weight is out of range, or all are zero.
     """
 
-    fidelity: float = 1.0
-    worst: float = 0.2
-    task: float = 0.0
-    metric: float = 0.0
-    output: float = 0.0
-    output_worst: float = 0.0
+    fidelity: float = setting(1.0, "[0, 1e6]")
+    worst: float = setting(0.2, "[0, 1e6]")
+    task: float = setting(0.0, "[0, 1e6]")
+    metric: float = setting(0.0, "[0, 1e6]")
+    output: float = setting(0.0, "[0, 1e6]")
+    output_worst: float = setting(0.0, "[0, 1e6]")
 
     def __post_init__(self) -> None:
-        weights = dataclasses.asdict(self)
-        wrong = {name: weight for name, weight in weights.items() if not (isfinite(weight) and weight >= 0)}
-        if wrong or not any(weights.values()):
-            raise ValueError(f"weights must be numbers from 0, and not all 0: {wrong or weights}")
+        check_ranges(self, "objective.")
+        if not any(dataclasses.asdict(self).values()):
+            raise ValueError("the weights of an objective must not all be 0")
 
     @property
     def needs_labels(self) -> bool:

@@ -46,6 +46,7 @@ class Distillation(FootageTask):
 
     name = "distill"
     metric_name = "fidelity"
+    clip_options = ("video", "train_frames", "test_frames", "clip_length", "cache")
     class_names: Sequence[str] = ()
     saliency = None
 
@@ -87,9 +88,19 @@ class Distillation(FootageTask):
         """The five likeliest classes of each stream, or the norm of its feature vector (B, D) without a classifier."""
         if not getattr(self.model, "num_classes", 0):
             return [[{"feature_norm": norm}] for norm in outputs.float().flatten(1).norm(dim=1).tolist()]
-        best = outputs.float().softmax(-1).topk(min(TOP, outputs.shape[-1]), dim=-1)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [[{"label": str(k), "score": p} for k, p in zip(*row, strict=True)] for row in pairs]
+        return likeliest(outputs, [str(k) for k in range(outputs.shape[-1])])
+
+
+def likeliest(logits_BC: Tensor, names: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The five likeliest classes of each stream as plain data.
+
+    Args:
+        logits_BC: Logits of C classes that exclude each other.
+        names: Their names.
+    """
+    best = logits_BC.float().softmax(-1).topk(min(TOP, logits_BC.shape[-1]), dim=-1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [[{"label": names[k], "score": p} for k, p in zip(*row, strict=True)] for row in pairs]
 
 
 def _has_head(model: nn.Module) -> bool:

@@ -11,11 +11,13 @@ Shape suffixes: B streams, T frames, C channels, H height, W width, N tokens, D 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, overload, runtime_checkable
 
 from torch import Tensor, nn
+
+from eventful.video.frames import Frame, Tubelet
 
 Target = Mapping[str, Tensor]
 """Labels of one frame. Detection: `boxes` (K, 4) xyxy in pixels of the frame, `labels` (K,) int64."""
@@ -65,7 +67,11 @@ class Clip:
 
 
 class Metric(Protocol):
-    """Accumulates predictions clip by clip, so that evaluation can bootstrap over clips."""
+    """Accumulates predictions clip by clip, so that evaluation can bootstrap over clips.
+
+    Frames of a clip come in their order. The first one, the flush, is left out, as it is dense whatever the policy; a
+    metric of whole clips has an attribute `whole_clips = True`, and is given it, too.
+    """
 
     def update(self, clip: str, outputs: Any, targets: Sequence[Target]) -> None:
         """Adds model outputs (B first) of frames of the clip with that name and their labels."""
@@ -132,6 +138,9 @@ class OptionalParts(Protocol):
     the class probabilities of a classifier, is (B, 1).
     """
 
+    clip_options: Sequence[str]
+    """Names of the options that only `clips` depends on: a checkpoint's are not needed on other footage."""
+
     def token_loss(self, outputs: Any, targets: Sequence[Target]) -> Tensor:
         """Each token's part of the loss (B, N), prefix tokens included: tells REINFORCE where a loss comes from."""
 
@@ -156,9 +165,31 @@ class OptionalParts(Protocol):
         """
 
 
+class VideoParts(Protocol):
+    """What a task may offer besides for the videos of `eventful-infer`, each of them for itself.
+
+    Attributes:
+        tubelet: How many frames of a video are one frame of the task; one if it does not say. Its clips have these,
+            one above the other (T, n * H, W, 3), and so does what `preprocess` takes.
+    """
+
+    tubelet: Tubelet
+
+    def picture(self, frame: Frame) -> Frame:
+        """The part of a frame (H, W, 3) that the model looks at, which is what is written to a video."""
+
+    def watch(self) -> Callable[[Any, tuple[int, int]], list[list[dict[str, Any]]]]:
+        """A fresh reader of one video: takes what `predictions` takes, frame by frame, and may look back."""
+
+
 def offers(task: VideoTask, part: str) -> bool:
     """Whether a task offers one of the `OptionalParts`."""
     return getattr(task, part, None) is not None
+
+
+def of_whole_clips(metric: Metric) -> bool:
+    """Whether a metric is one of whole clips, their first frames included."""
+    return getattr(metric, "whole_clips", False)
 
 
 def has_metric(task: VideoTask) -> bool:

@@ -10,6 +10,7 @@ Shape suffixes: B streams, N tokens, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -245,9 +246,11 @@ def drive(generator: Generator[GateObservation, Selection, Result], decide: Deci
 # its guards fail on the ledger's arrays under inference mode. What pays is compiled by `wrap(compile=...)`.
 @torch.compiler.disable(reason="a frame follows its selections: compile its layers by eventful.wrap(compile=...)")
 def _drive(generator: Generator[GateObservation, Selection, Result], decide: Decide) -> Result:
-    try:
-        observation = next(generator)
-        while True:
-            observation = generator.send(decide(observation))
-    except StopIteration as stop:
-        return stop.value
+    # What `decide` raises ends the frame at once, not when somebody has dropped the traceback.
+    with closing(generator):
+        try:
+            observation = next(generator)
+            while True:
+                observation = generator.send(decide(observation))
+        except StopIteration as stop:
+            return stop.value

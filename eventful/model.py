@@ -23,6 +23,7 @@ from eventful.motion.compensate import follow_motion
 from eventful.options import AttentionMode, GatePosition, Options, Prefix, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
+    OneAtATime,
     Saliency,
     check_frame,
     close_frame,
@@ -31,6 +32,7 @@ from eventful.stream_checks import (
     look,
     matching_state,
     to_flush,
+    whole_or_flush,
 )
 from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
 
@@ -105,6 +107,7 @@ class EventfulModel(TimmInterface):
         self.options, self.saliency = options, saliency
         self._plans = Plans(self.vit, options)
         self._state: StreamState | None = None
+        self._one_at_a_time = OneAtATime()
         self.policy = policy
 
     @property
@@ -186,13 +189,8 @@ class EventfulModel(TimmInterface):
 
     def _go_on(self, step: Callable[[Tensor, StreamState | None], tuple[Result, StreamState]], frame: Tensor) -> Result:
         """One step from the state that the model itself holds."""
-        try:
+        with self._one_at_a_time:
             result, self._state = step(frame, self._state)
-        except BaseException as error:
-            # Frames are checked before anything is touched, but one that broke off has left buffers half done.
-            if not isinstance(error, StreamError):
-                self._state = None
-            raise
         return result
 
     def step(self, frame: Tensor, state: StreamState | None, masked: bool = False) -> tuple[Any, StreamState]:
@@ -201,7 +199,8 @@ class EventfulModel(TimmInterface):
         Args:
             frame: (B, 3, H, W), B independent streams.
             state: What the preceding step returned, None for a flush. Packed execution edits its buffers in place:
-                go on with the returned state, or pass `state.clone()` to keep the old one.
+                go on with the returned state, or pass `state.clone()` to keep the old one. Where a frame breaks off,
+                the next one from the same state is a flush.
             masked: Compute every token and blend by the mask: static shapes, differentiable.
 
         Returns:
@@ -217,11 +216,12 @@ class EventfulModel(TimmInterface):
         self, frame: Tensor, state: StreamState | None, decide: Decide, masked: bool = False
     ) -> tuple[Tensor, Any, StreamState]:
         """`step` with decisions by `decide`: the features, what the head makes of them, and the new state."""
-        features, state = drive(self._run(frame, state, masked), decide)
-        outputs = self.backbone.head(features)
-        if self.saliency is not None:
-            look(state, outputs, self.saliency, self.layout(frame))
-        return features, outputs, state
+        features, after = drive(self._run(frame, state, masked), decide)
+        with whole_or_flush(None if masked else state):
+            outputs = self.backbone.head(features)
+            if self.saliency is not None:
+                look(after, outputs, self.saliency, self.layout(frame))
+        return features, outputs, after
 
     def step_features(
         self, frame: Tensor, state: StreamState | None, masked: bool = False
@@ -241,11 +241,11 @@ class EventfulModel(TimmInterface):
         Raises:
             StreamError: If the frame does not fit the state, or has NaN or infinite pixels.
         """
-        features, state = yield from self._run(frame, state, masked)
+        features, after = yield from self._run(frame, state, masked)
         if self.saliency is not None:
-            with torch.no_grad():
-                look(state, self.backbone.head(features), self.saliency, self.layout(frame))
-        return features, state
+            with torch.no_grad(), whole_or_flush(None if masked else state):
+                look(after, self.backbone.head(features), self.saliency, self.layout(frame))
+        return features, after
 
     def layout(self, frame: Tensor) -> Layout:
         """What policies are told about this model on frames like this one (B, 3, H, W)."""
@@ -253,16 +253,20 @@ class EventfulModel(TimmInterface):
 
     def _run(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         """`decisions`, without a look at what comes out."""
-        return self._decisions(frame, state, True) if masked else torch.no_grad()(self._decisions)(frame, state, False)
+        check_frame(frame)
+        self._plans.backbone(self.vit)
+        if state is not None:
+            state = matching_state(frame, state, self.options.on_resize, self._plans.structure)
+        if masked:
+            return (yield from self._decisions(frame, state, True))
+        with whole_or_flush(state):
+            return (yield from torch.no_grad()(self._decisions)(frame, state, False))
 
     def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
-        check_frame(frame)
         plans = self._plans
-        backbone = plans.backbone(self.vit)
-        state = None if state is None else matching_state(frame, state, self.options.on_resize, plans.structure)
         flush = state is None or bool(state.flush_B.all())
+        backbone = plans.backbone(self.vit, thorough=flush)
         if flush:
-            backbone = plans.backbone(self.vit, thorough=True)
             backbone.warn_of_hooks()
         plan = plans.plan(backbone, frame)
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)

@@ -5,7 +5,9 @@ Shape suffixes: B streams, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -125,6 +127,41 @@ def close_frame(state: StreamState, before: dict[str, Tensor], flush: bool, flus
     state.frame += 1
     state.flush_B = none_B
     state.flushed_B = ~none_B if flush else none_B if flush_B is None else flush_B
+
+
+@contextmanager
+def whole_or_flush(state: StreamState | None) -> Iterator[None]:
+    """A stretch of code that edits buffers of this state, which begins with a flush if the code breaks off.
+
+    Args:
+        state: What the preceding frame left; None where nothing of it is edited.
+    """
+    try:
+        yield
+    except BaseException:
+        if state is not None:
+            state.flush_B = torch.ones_like(state.flush_B)
+        raise
+
+
+class OneAtATime:
+    """Lets one thread in and refuses the others; a copy is free whoever holds the original."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[OneAtATime], tuple[()]]:
+        return OneAtATime, ()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise StreamError(
+                "another thread is in the middle of a frame of this model, whose state it edits: give each thread a "
+                "state of its own, model.step(frame, state)"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def editable(state: StreamState) -> StreamState:

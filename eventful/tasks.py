@@ -82,6 +82,16 @@ def load_task(name: str, **options: Any) -> Any:
     return task
 
 
+def option_types(name: str) -> dict[str, Any]:
+    """Annotations of the options that an installed task takes; raises as `load_task` does if there is no such task."""
+    return {} if is_user_code(name) else _hints(_factory(name))
+
+
+def clip_options(name: str) -> tuple[str, ...]:
+    """Names of the options that only the clips of an installed task depend on; nobody needs them on other footage."""
+    return () if is_user_code(name) else getattr(_factory(name), "clip_options", ())
+
+
 def saliency_of(task: Any) -> Saliency | None:
     """What a task says its consumer cares for (`envs.task.OptionalParts`), for `eventful.wrap`; None if it does not."""
     return getattr(task, "saliency", None)
@@ -143,12 +153,7 @@ def check_options(what: str, factory: Any, options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    constructor: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
-    try:
-        hints = typing.get_type_hints(constructor)
-    except NameError:
-        # Names for type checkers only: the constructor itself has to judge its values.
-        hints = {}
+    hints = _hints(factory)
     takes = ", ".join(parameters) or "no options"
     for option, value in options.items():
         if option not in parameters:
@@ -160,13 +165,28 @@ def check_options(what: str, factory: Any, options: Mapping[str, Any]) -> None:
         raise UserError(f"{what} needs {', '.join(missing)}")
 
 
+def _hints(factory: Any) -> dict[str, Any]:
+    constructor: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
+    try:
+        return typing.get_type_hints(constructor)
+    except NameError:
+        # Names for type checkers only: the constructor itself has to judge its values.
+        return {}
+
+
 def _admits(hint: Any, value: Any) -> bool:
-    """Whether a value may be passed where the annotation is `hint`; containers are not looked into."""
+    """Whether a value may be passed where the annotation is `hint`; of containers, mappings alone are looked into."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_admits(part, value) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
     kind = typing.get_origin(hint) or hint
+    if kind is Mapping and typing.get_args(hint) and isinstance(value, Mapping):
+        # `{test:val}`, without a blank, is YAML for a key `test:val` without a value.
+        of_keys, of_values = typing.get_args(hint)
+        return all(_admits(of_keys, key) and _admits(of_values, inner) for key, inner in value.items())
+    if kind is Any:
+        return True
     if not isinstance(kind, type):
         return True
     if kind is float:

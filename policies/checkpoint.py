@@ -6,8 +6,6 @@ is the path of such a folder.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -52,9 +50,7 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
             f"or the name of an installed one ({', '.join(installed_names()) or 'there is none'})"
         )
     try:
-        # The hub's loader may announce itself on stdout, where commands print their results.
-        with contextlib.redirect_stdout(io.StringIO()):
-            policy = kind.from_pretrained(str(path_or_hub_id))
+        policy = kind.from_pretrained(str(path_or_hub_id))
     except CheckpointError:
         raise
     except OSError as error:

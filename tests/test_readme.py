@@ -10,7 +10,8 @@ import timm
 import torch
 
 import policies
-from eventful.infer_arguments import parser as infer_parser
+from eventful.infer.arguments import parser as infer_parser
+from eventful.trust import note_trained_here
 from eventful.video.writer import VideoWriter
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def test_python(tmp_path: Path, monkeypatch, capsys) -> None:
     options = {"model": "vit_small_patch14_dinov2.lvd142m", "image_size": [238, 322]}
     weights = tmp_path / "vit.pth"
     torch.save(unpretrained(options["model"], img_size=(238, 322)).state_dict(), weights)
-    policies.LearnedPolicy(
+    policy = policies.LearnedPolicy(
         gates=1,
         dim=384,
         select="top",
@@ -65,7 +66,9 @@ def test_python(tmp_path: Path, monkeypatch, capsys) -> None:
             "task": {"name": "distill", "weights": str(weights), **options},
             "options": {"granularity": "frame", "attention": "exact"},
         },
-    ).save_pretrained(tmp_path / "runs" / "street" / "policy")
+    )
+    policy.save_pretrained(tmp_path / "runs" / "street" / "policy")
+    note_trained_here(policy.provenance)
     with VideoWriter(tmp_path / "street.mp4", 25) as writer:
         for k in range(10):
             writer.write(np.full((120, 160, 3), 20 * k, np.uint8))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from eventful import cli
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from train.bench.memory import available_bytes, peak_bytes, state_bytes
@@ -62,16 +63,16 @@ class BenchmarkConfig:
     model_options: dict[str, Any] = field(default_factory=dict)
     cases: list[str] = field(default_factory=lambda: ["672/256", "672/128", "1024/512"])
     modes: list[str] = field(default_factory=lambda: list(MODES))
-    repeats: int = 15
-    warmup: int = 2
+    repeats: int = setting(15, "[2, 1e5]")
+    warmup: int = setting(2, "[0, 1e5]")
     dtype: str = "float32"
     buffer_dtype: str | None = None
     device: str = "cpu"
-    threads: int = 0
+    threads: int = setting(0, THREADS)
     video: str | None = None
-    noise: float = 0.02
-    changed: float = 0.05
-    seed: int = 0
+    noise: float = setting(0.02, "[0, 1]")
+    changed: float = setting(0.05, "[0, 1]")
+    seed: int = setting(0, SEED)
     memory: bool = True
     accounting: list[str] = field(default_factory=list)
     profile: list[str] = field(default_factory=list)

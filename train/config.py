@@ -7,7 +7,8 @@ text of `--help`). The config of a command is a dataclass that inherits such dec
 keys, and is filled by `load_config`. Metadata of a field say more:
 
 - `read_by`: choices, such as `("estimator=gumbel",)`, one of which must be made for the setting, or for all of a group,
-  to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_read`).
+  to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_settings`).
+- `range`: of a number, or of each in a list (`eventful.checks.ranges`).
 - `also`: another name, at the top level, by which earlier versions knew the setting.
 
 OmegaConf's structured configs do the conversion; what comes back is an instance of the dataclass, so no other module
@@ -28,12 +29,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from eventful.checks.ranges import check_ranges
 from eventful.cli import one_line
 from eventful.errors import UserError
 from eventful.tasks import nearest
 from train.config_keys import Leaf, dataclass_of, help_text, leaves, shown, usage
 
 Config = TypeVar("Config")
+_MISSING = "???"
+"""What OmegaConf takes for a value that is missing, even where it is a text."""
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 
 
@@ -42,12 +46,13 @@ def part(config: Any, cls: type[Config]) -> Config:
     return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
 
-def check_read(config: Any) -> None:
-    """Refuses settings, other than the defaults, that nothing reads.
+def check_settings(config: Any) -> None:
+    """Refuses numbers out of their ranges, and settings, other than the defaults, that nothing reads.
 
     Raises:
-        UserError: Naming the setting, and the choices that read it.
+        UserError: Naming the setting, and its range or the choices that read it.
     """
+    check_ranges(config)
     for leaf in leaves(type(config)):
         if not leaf.read_by or _value(config, leaf) == leaf.default:
             continue
@@ -92,14 +97,14 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
         for origin, values in sources:
             _rename(cls, values, origin, given)
             _check_keys(cls, values, origin)
-            values = _from_home(values)
+            values = _literal(_from_home(values))
             texts = {key: text for key, text in texts.items() if key not in values}
-            texts |= {key: text for key, text in values.items() if _is_text(cls, key) and _is_special(text)}
+            texts |= {key: text for key, text in values.items() if _is_text(cls, key) and text == _MISSING}
             merged = _merge(merged, {key: value for key, value in values.items() if key not in texts}, origin)
     config = _instantiate(merged)
     for key, text in texts.items():
         setattr(config, key, text)
-    check_read(config)
+    check_settings(config)
     if "--print-config" in argv:
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end="")
         raise SystemExit(0)
@@ -156,9 +161,13 @@ def _from_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
-def _is_special(value: Any) -> bool:
-    """Whether OmegaConf would read something else into a text: that it is missing, or stands in another place."""
-    return isinstance(value, str) and (value == "???" or "${" in value)
+def _literal(value: Any) -> Any:
+    """Texts in which OmegaConf finds no reference to the environment or to other keys: they mean what they say."""
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -226,7 +235,8 @@ def _merge(merged: DictConfig, values: dict[str, Any], origin: str) -> DictConfi
     for key, value in values.items():
         try:
             merged = OmegaConf.merge(merged, {key: value})  # type: ignore[assignment]
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:
+            # A TypeError: a list where a table belongs.
             where = getattr(error, "full_key", None) or key
             raise UserError(f"{origin}: {where} {_type_problem(merged, str(where), value, error)}") from error
     return merged
@@ -249,7 +259,9 @@ def _instantiate(merged: DictConfig) -> Any:
     except MissingMandatoryValue as error:
         raise UserError(f"no value for {error.full_key}; give {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+        # Every text with a `${` is one that was made no reference.
+        reason = re.sub("^While dereferencing interpolation '.*': (?=Invalid)", "", str(error).splitlines()[0])
+        raise UserError(f"{error.full_key or 'config'}: {reason}") from error
     except ValueError as error:
         # Raised by a dataclass that checks its own values in __post_init__.
-        raise UserError(f"config: {one_line(error)}") from error
+        raise UserError(one_line(error)) from error

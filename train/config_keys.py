@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 
 class Leaf(NamedTuple):
-    """A key that can be set; `read_by` and `also` as in the docstring of `train.config`."""
+    """A key that can be set; `read_by`, `also` and `within` (its `range`) as in the docstring of `train.config`."""
 
     path: str
     hint: Any
     default: Any
     read_by: Sequence[str]
     also: str | None
+    within: str | None
 
 
 def leaves(cls: Any, prefix: str = "", read_by: Sequence[str] = ()) -> Iterator[Leaf]:
@@ -30,7 +31,9 @@ def leaves(cls: Any, prefix: str = "", read_by: Sequence[str] = ()) -> Iterator[
         default = f.default if f.default is not dataclasses.MISSING else None
         if f.default_factory is not dataclasses.MISSING:
             default = f.default_factory()
-        yield Leaf(f"{prefix}{f.name}", hints[f.name], default, readers, f.metadata.get("also"))
+        yield Leaf(
+            f"{prefix}{f.name}", hints[f.name], default, readers, f.metadata.get("also"), f.metadata.get("range")
+        )
 
 
 def dataclass_of(hint: Any) -> Any:
@@ -48,7 +51,8 @@ def help_text(cls: Any, command: str) -> str:
     lines = [f"usage: {usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
     for leaf in leaves(cls):
         default = "required" if leaf.default == "???" else leaf.default
-        lines.append(f"  {leaf.path}: {shown(leaf.hint)} = {default}")
+        within = f" in {leaf.within}" if leaf.within else ""
+        lines.append(f"  {leaf.path}: {shown(leaf.hint)}{within} = {default}")
         notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
         notes += [f"Formerly {leaf.also}."] if leaf.also else []
         doc = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))

@@ -87,8 +87,10 @@ class _Evaluation:
         self._contenders, twins = drop_twins([*named, *ends])
         self._notes = [*blind, *twins]
         granularities = {c.granularity for c in self._contenders}
-        if asked.attention not in (None, "exact") and "gate" not in granularities:
-            raise UserError(f"attention={asked.attention} is read by policies at every gate only (there is none)")
+        for name, usual in (("attention", "exact"), ("prefix", "pinned")):
+            value = getattr(asked, name)
+            if value not in (None, usual) and "gate" not in granularities:
+                raise UserError(f"{name}={value} is read by policies at every gate only (there is none)")
         if asked.motion_compensation and "frame" not in granularities:
             raise UserError("motion_compensation is read by policies with one decision per frame only (there is none)")
         if not policies:
@@ -166,17 +168,16 @@ class _Evaluation:
         print(f"\n{tables.table(comparison, brief=True)}\n\nwritten to {out}: {', '.join(written)}")
 
     def _wrap(self, granularity: Granularity) -> EventfulModel:
-        attention = self._config.attention or "exact"
-        if granularity == "frame":
-            attention = "exact"
+        at_gates = granularity == "gate"
         with cli.user_input(f"task {self._task.name}"):
             return eventful.wrap(
                 self._task.model,
                 All(),
                 granularity=granularity,
-                attention=attention,
+                attention=(self._config.attention or "exact") if at_gates else "exact",
+                prefix=(self._config.prefix or "pinned") if at_gates else "pinned",
                 saliency=saliency_of(self._task),
-                motion_compensation=bool(self._config.motion_compensation) and granularity == "frame",
+                motion_compensation=bool(self._config.motion_compensation) and not at_gates,
             )
 
     def _held_out(self) -> Footage:
@@ -207,7 +208,7 @@ class _Evaluation:
     def _setting(self) -> dict[str, Any]:
         """What all runs depend on. Policies and budgets are not part of it: more of them can be added later."""
         names = ["task", "split", "attention", "dtype", "bootstrap", "bootstrap_seed", "calibration_split"]
-        names += ["calibration_streams", "calibration_frames", "granularity", "motion_compensation"]
+        names += ["calibration_streams", "calibration_frames", "granularity", "motion_compensation", "prefix"]
         clips = {clip.name: len(clip) for clip in self._footage.clips}
         setting = {name: getattr(self._config, name) for name in names}
         task = {"task_options": task_options(self._config), "model weights": digest(self._task.model)}

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from envs.task import VideoTask
 from eventful import cli
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.tasks import recorded_task
+from eventful.trust import options_of_checkpoint
 from eventful.user_code import LEARNED, policy_class
 from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
+from train.config import check_settings
 from train.evaluation.contenders import DEFAULT, digest
 from train.task_config import TaskConfig, with_task
 
@@ -28,6 +31,7 @@ class EvaluateConfig(TaskConfig):
         task: Name of an installed task, or `MODULE:CLASS`; the installed one that the checkpoint names if empty.
         policy: Policy checkpoint: a folder, the name of an installed one such as `doom`, or a name on the model hub; or
             a list of them (seeds of one training); null for the heuristics alone.
+        trust: Whether files that a checkpoint names are opened although it was not trained here.
         policy_class: Class of the checkpoints, if it is one of your own: `MODULE:CLASS`.
         out: Folder for everything that is written.
         split: Name of the split to evaluate on.
@@ -42,6 +46,8 @@ class EvaluateConfig(TaskConfig):
         attention: Attention update with granularity `gate`; as in the checkpoint's training if null.
         motion_compensation: Whether what is stale is moved along with the picture, for all policies with one decision
             per frame; as in the checkpoint's training if null.
+        prefix: Whether class and register tokens are updated wherever another token is (`pinned`), or chosen like any
+            other (`ordinary`), for all policies at every gate; as in the checkpoint's training if null.
         calibration_split: Name of the split on which the heuristics are set to their budgets.
         calibration_streams: Number of clips of that split.
         calibration_frames: Number of frames of each of these clips.
@@ -61,31 +67,33 @@ class EvaluateConfig(TaskConfig):
 
     task: str = ""
     policy: Any = None
+    trust: bool = False
     policy_class: str = LEARNED
     out: str = "runs/evaluation"
     split: str = "test"
-    max_clips: int | None = None
-    max_frames: int | None = None
-    budgets: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.5])
+    max_clips: int | None = setting(None, "[1, 1e7]")
+    max_frames: int | None = setting(None, "[2, 1e7]")
+    budgets: list[float] = setting([0.05, 0.1, 0.2, 0.5], "(0, 1)")
     policies: list[str] = field(default_factory=lambda: list(DEFAULT))
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = setting([0], SEED)
     granularity: Literal["gate", "frame"] | None = None
     attention: Literal["exact", "paper", "recompute"] | None = None
     motion_compensation: bool | None = None
+    prefix: Literal["pinned", "ordinary"] | None = None
     calibration_split: str = "train"
-    calibration_streams: int = 12
-    calibration_frames: int = 32
-    streams: int = 8
+    calibration_streams: int = setting(12, "[1, 1e5]")
+    calibration_frames: int = setting(32, "[2, 1e5]")
+    streams: int = setting(8, "[1, 1024]")
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: int = 0
-    cache_mb: int = 1024
-    bootstrap: int = 500
-    bootstrap_seed: int = 0
-    tolerance: float = 0.01
-    loose_tolerance: float = 0.03
+    threads: int = setting(0, THREADS)
+    cache_mb: int = setting(1024, "[0, 1e7]")
+    bootstrap: int = setting(500, "[1, 1e5]")
+    bootstrap_seed: int = setting(0, SEED)
+    tolerance: float = setting(0.01, "(0, 1)")
+    loose_tolerance: float = setting(0.03, "(0, 1)")
     latency: bool = True
-    latency_frames: int = 20
+    latency_frames: int = setting(20, "[1, 1e5]")
     plots: bool = True
 
 
@@ -135,14 +143,16 @@ def completed(
     changes: dict[str, Any] = {"task": config.task or (recorded_task(trained.task) if trained.task else "doom")}
     if task is None and changes["task"] == trained.task:
         fields = {f.name for f in dataclasses.fields(TaskConfig)}
-        known = {k: v for k, v in trained.task_options.items() if k not in config.task_options}
-        changes |= {k: v for k, v in known.items() if k in fields and getattr(config, k) is None}
+        given = {k: getattr(config, k) for k in fields if getattr(config, k) is not None} | config.task_options
+        known = options_of_checkpoint(trained, given, config.trust, "trust=true")
+        changes |= {k: v for k, v in known.items() if k in fields}
         changes["task_options"] = {k: v for k, v in known.items() if k not in fields} | config.task_options
     granularity = options.get("granularity", "frame")
     if policies and config.granularity not in (None, granularity):
         raise UserError(f"granularity={config.granularity}: the checkpoint is for granularity {granularity!r}")
     changes["granularity"] = config.granularity or granularity
     changes["attention"] = config.attention or options.get("attention", "exact")
+    changes["prefix"] = config.prefix or options.get("prefix", "pinned")
     if config.motion_compensation is None:
         changes["motion_compensation"] = bool(options.get("motion_compensation", False))
     return dataclasses.replace(config, **changes)
@@ -161,23 +171,15 @@ def check(config: EvaluateConfig) -> None:
     Raises:
         UserError: If a value is out of range; the message names the key.
     """
+    check_settings(config)
     paths = config.policy if isinstance(config.policy, list) else [config.policy]
     if not all(path is None or isinstance(path, str) for path in paths) or (None in paths and len(paths) > 1):
         raise UserError(f"policy must be a folder, a hub name or a list of them, got {config.policy!r}")
-    if not config.budgets or not all(0 < budget < 1 for budget in config.budgets):
-        raise UserError(f"budgets must be shares of the dense MACs between 0 and 1, got {config.budgets}")
+    if not config.budgets:
+        raise UserError("budgets must be a list of shares of the dense MACs, at least one")
     if len(set(config.budgets)) < len(config.budgets):
         raise UserError(f"budgets has a value twice: {config.budgets}")
-    least = {"streams": 1, "bootstrap": 1, "calibration_streams": 1, "calibration_frames": 2, "latency_frames": 1}
-    least |= {"max_clips": 1, "max_frames": 2, "cache_mb": 0, "threads": 0}
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"{name} must be at least {low}, got {value}")
-    if not 0 < config.tolerance <= config.loose_tolerance < 1:
-        raise UserError(
-            "tolerance and loose_tolerance must satisfy 0 < tolerance <= loose_tolerance < 1, "
-            f"got {config.tolerance}, {config.loose_tolerance}"
-        )
+    if config.tolerance > config.loose_tolerance:
+        raise UserError(f"tolerance={config.tolerance} must not be above loose_tolerance={config.loose_tolerance}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds must be different numbers, at least one, got {config.seeds}")

@@ -29,8 +29,9 @@ from eventful import cli
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.tasks import saliency_of
+from eventful.trust import note_trained_here
 from eventful.user_code import policy_class
-from policies import All, LearnedPolicy, Policy, TrainablePolicy
+from policies import All, LearnedPolicy, Policy, Provenance, TrainablePolicy
 from policies import load as load_policy
 from train import distributed
 from train.calibration import CalibrationFrames, calibrate, calibration_frames, fit_table, install
@@ -99,11 +100,9 @@ class _Run:
         ranks: tuple[int, int],
     ) -> None:
         self._config, self._task, self._model, self._ranks = config, task, model, ranks
-        self._provenance = {
-            "task": {"name": config.task, **task_options(config)},
-            "options": model_options(config),
-            "objective": _weights(objective_of(config, task)),
-        }
+        kept = _weights(objective_of(config, task))
+        self._provenance = Provenance(config.task, task_options(config), model_options(config), objective=kept)
+        note_trained_here(self._provenance)
         self._kind = policy_class(config.policy, "policy")
         self._out = Path(config.out)
         self._objective, self._rewarded = objective_of(config, task), reward_of(config, task)

@@ -15,6 +15,7 @@ from math import isinf
 from pathlib import Path
 
 from eventful import cli
+from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from train.config import load_config
 from train.evaluation.bootstrap import Estimate, resample_clips
@@ -41,7 +42,7 @@ class ReportConfig:
 
     evaluations: dict[str, str] = field(default_factory=dict)
     out: str = "runs/results.md"
-    tolerances: list[float] = field(default_factory=lambda: [0.01, 0.03])
+    tolerances: list[float] = setting([0.01, 0.03], "(0, 1)")
 
 
 def comparison_of(finished: Finished, tolerances: Sequence[float]) -> Comparison:

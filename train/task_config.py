@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from envs.task import VideoTask
+from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from eventful.tasks import load_task
 
@@ -19,10 +20,12 @@ class TaskConfig:
     the tasks that take them. A task refuses what it does not take.
 
     Attributes:
-        task: Name of an installed task, such as `doom`, `distill` or `follow`, or a class of your own, `MODULE:CLASS`.
+        task: Name of an installed task (`doom`, `distill`, `follow`, `vid`, `actions`), or a class of your own,
+            `MODULE:CLASS`.
         video: Video file, folder of images or folder of videos (distill, follow).
         model: Name of the timm model (distill, follow).
-        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill, follow).
+        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill, follow), or
+            what the task says of its weights (vid, actions).
         image_size: Height and width of the model's input in pixels, as [H,W]; the model's own if not given (distill,
             follow).
         train_frames: Range of frames to train on, `first-last`, last included (distill, follow).
@@ -37,10 +40,10 @@ class TaskConfig:
     video: str | None = None
     model: str | None = None
     weights: str | None = None
-    image_size: list[int] | None = None
+    image_size: list[int] | None = setting(None, "[1, 16384]")
     train_frames: str | None = None
     test_frames: str | None = None
-    clip_length: int | None = None
+    clip_length: int | None = setting(None, "[2, 1e6]")
     box: list[float] | None = None
     distractor: str | None = None
     task_options: dict[str, Any] = field(default_factory=dict)

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from envs.damage import PRESETS, Objective, default_kind
 from envs.task import VideoTask
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.errors import UserError
+from eventful.options import Prefix
 from eventful.user_code import LEARNED
-from train.config import check_read
+from train.config import check_settings
 from train.estimators.budget_control import BudgetOptions
 from train.estimators.gumbel import GumbelOptions
 from train.estimators.oracle import OracleOptions
@@ -28,6 +30,8 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         granularity: Decisions to make: `frame` for one per frame, or `gate` for three in every block.
         attention: Attention update with granularity `gate`.
         motion_compensation: Whether what is stale is moved along with the picture as a whole, for moving cameras.
+        prefix: Whether class and register tokens are updated wherever another token is (`pinned`), or chosen like any
+            other (`ordinary`), as in the published ViViT.
         policy: Class to train: `learned`, or `MODULE:CLASS` of your own `policies.TrainablePolicy` (docs/policies.md).
         policy_options: Further arguments of a class of your own, as `policy_options.NAME=VALUE`.
         hidden: Width of the learned policy's MLP.
@@ -74,13 +78,14 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     granularity: Literal["gate", "frame"] = "frame"
     attention: Literal["exact", "recompute"] = field(default="exact", metadata={"read_by": ("granularity=gate",)})
     motion_compensation: bool = field(default=False, metadata={"read_by": ("granularity=frame",)})
+    prefix: Prefix = field(default="pinned", metadata={"read_by": ("granularity=gate",)})
     policy: str = LEARNED
     policy_options: dict[str, Any] = field(default_factory=dict)
-    hidden: int = field(default=32, metadata={"read_by": (f"policy={LEARNED}",)})
-    projections: int = field(default=16, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
-    input_projections: int = field(default=16, metadata={"read_by": (f"policy={LEARNED} and granularity=frame",)})
+    hidden: int = setting(32, "[1, 4096]", read_by=(f"policy={LEARNED}",))
+    projections: int = setting(16, "[0, 1024]", read_by=(f"policy={LEARNED} and granularity=frame",))
+    input_projections: int = setting(16, "[0, 1024]", read_by=(f"policy={LEARNED} and granularity=frame",))
     neighbours: bool = field(default=True, metadata={"read_by": (f"policy={LEARNED}",)})
-    policy_budgets: list[float] = field(default_factory=lambda: [0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
+    policy_budgets: list[float] = setting([0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8], "(0, 1]")
     objective: Objective | None = field(
         default=None,
         metadata={"read_by": ("estimator=gumbel", "warm_start=oracle", "reward=objective", "reward=fidelity")},
@@ -91,34 +96,30 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
     )
     reward: Literal["objective", "output", "fidelity", "loss", "metric"] = "objective"
     saliency: bool = field(default=True, metadata={"read_by": (f"policy={LEARNED}",)})
-    saliency_exponents: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0])
-    saliency_floors: list[float] = field(default_factory=lambda: [0.02, 0.1])
-    max_age: int | None = None
+    saliency_exponents: list[float] = setting([0.0, 0.5, 1.0, 2.0], "[0, 100]")
+    saliency_floors: list[float] = setting([0.02, 0.1], "(0, 100]")
+    max_age: int | None = setting(None, "[1, 1e6]")
     warm_start: str = "oracle"
     oracle: OracleOptions = field(default_factory=OracleOptions, metadata={"read_by": ("warm_start=oracle",)})
-    steps: int = 200
-    streams: int = 4
-    segment: int = 25
-    lr: float = 2e-3
-    average: float = 0.0
-    clip: float = 1.0
-    budget_min: float = 0.03
-    budget_max: float = 0.5
-    calibration_streams: int = 24
-    calibration_frames: int = 48
-    minutes: float = 0.0
-    seed: int = 0
+    steps: int = setting(200, "[0, 1e7]")
+    streams: int = setting(4, "[1, 1024]")
+    segment: int = setting(25, "[1, 1e6]")
+    lr: float = setting(2e-3, "(0, 10]")
+    average: float = setting(0.0, "[0, 1)")
+    clip: float = setting(1.0, "(0, 1e6]")
+    budget_min: float = setting(0.03, "(0, 1]")
+    budget_max: float = setting(0.5, "(0, 1]")
+    calibration_streams: int = setting(24, "[1, 1e5]")
+    calibration_frames: int = setting(48, "[2, 1e5]")
+    minutes: float = setting(0.0, "[0, 1e6]")
+    seed: int = setting(0, SEED)
     device: str = "cpu"
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        BudgetOptions.__post_init__(self)
-        WindowOptions.__post_init__(self)
+    threads: int = setting(0, THREADS)
 
 
 def model_options(config: TrainConfig) -> dict[str, Any]:
     """How the model is run, as arguments of `eventful.wrap`; plain data, fit for a checkpoint's provenance."""
-    names = ("granularity", "attention", "motion_compensation")
+    names = ("granularity", "attention", "motion_compensation", "prefix")
     return {name: getattr(config, name) for name in names}
 
 
@@ -141,25 +142,13 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: Naming the setting.
     """
-    check_read(config)
+    check_settings(config)
     if config.policy == LEARNED and config.policy_options:
         raise UserError("policy_options are read by a policy=MODULE:CLASS of your own only (policy is learned)")
-    if not 0 < config.budget_min <= config.budget_max <= 1:
-        raise UserError(
-            f"budget_min and budget_max must satisfy 0 < min <= max <= 1, got {config.budget_min}, {config.budget_max}"
-        )
-    if config.steps < 0 or (config.steps == 0 and config.warm_start == "none"):
-        raise UserError(f"steps must be at least 1, or 0 for a warm start alone, got {config.steps}")
-    for name in ("streams", "segment", "calibration_streams", "calibration_frames"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
-    if not 0 <= config.average < 1:
-        raise UserError(f"average must be in [0, 1), got {config.average}")
-    if not config.saliency_exponents or min(config.saliency_exponents) < 0:
-        raise UserError(f"saliency_exponents must be numbers from 0, got {config.saliency_exponents}")
-    if not config.saliency_floors or min(config.saliency_floors) <= 0:
-        raise UserError(f"saliency_floors must be numbers above 0, got {config.saliency_floors}")
-    if config.max_age is not None and config.max_age < 1:
-        raise UserError(f"max_age must be at least 1, or null for no bound, got {config.max_age}")
-    if config.calibration_frames < 2:
-        raise UserError("calibration_frames must be at least 2: the first frame is a flush")
+    if config.budget_min > config.budget_max:
+        raise UserError(f"budget_min={config.budget_min} must not be above budget_max={config.budget_max}")
+    if config.steps == 0 and config.warm_start == "none":
+        raise UserError("steps=0 is for a warm start alone, and warm_start is none")
+    for name in ("policy_budgets", "saliency_exponents", "saliency_floors"):
+        if not getattr(config, name):
+            raise UserError(f"{name} must be a list of numbers, at least one")

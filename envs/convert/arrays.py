@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from eventful.cli import one_line
 from eventful.errors import UserError
 
 _WRAPPERS = ("model", "model_state", "state_dict")
@@ -81,8 +82,11 @@ def _read_torch(path: Path) -> Any:
             f"checkpoint {path} holds other objects than tensors, which are not loaded, as loading can run code; "
             "save its table of weights alone"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is no PyTorch file: {str(error).splitlines()[0]}") from error
+    except OSError:
+        raise
+    except Exception as error:
+        # Whatever a reader of pickles makes of arbitrary bytes.
+        raise UserError(f"checkpoint {path} is no PyTorch file: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _read_pickle(path: Path) -> Any:

@@ -107,7 +107,7 @@ def load_detector(path: Path | str | None = None) -> VisionTransformer:
     path = WEIGHTS if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no detector weights at {path}; reinstall the package or train: python -m train.detector.train"
+            f"no detector weights at {path}; reinstall the package or train: python -m train.detector"
         )
     vit = build_detector()
     try:
@@ -117,6 +117,6 @@ def load_detector(path: Path | str | None = None) -> VisionTransformer:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"detector weights at {path} are damaged or of another model ({reason}); "
-            "reinstall the package or train them with: python -m train.detector.train"
+            "reinstall the package or train them with: python -m train.detector"
         ) from error
     return vit.eval()

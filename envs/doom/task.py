@@ -49,6 +49,7 @@ class DoomDetection:
 
     name = "doom"
     metric_name = "mAP50"
+    clip_options = ("sizes", "frames", "step", "folder")
     has_labels = True
     class_names: Sequence[str] = CLASS_NAMES
 

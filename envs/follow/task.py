@@ -67,6 +67,8 @@ class Follow(FootageTask):
     name = "follow"
     class_names: Sequence[str] = (LABEL,)
 
+    clip_options = ("test_frames", "clip_length", "distractor", "distractor_seed", "cache")
+
     def __init__(
         self,
         model: str | nn.Module,

@@ -64,6 +64,7 @@ class VidDetection:
 
     name = "vid"
     metric_name = "mAP50"
+    clip_options = ("root", "layout", "splits", "empty", "step", "frame_size")
     has_labels = True
 
     def __init__(

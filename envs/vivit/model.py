@@ -48,6 +48,11 @@ class TemporalClassifier(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.classifier = nn.Linear(dim, classes)
 
+    @property
+    def steps(self) -> int:
+        """Number S of steps."""
+        return self.pos_embed.shape[1] - 1
+
     def features(self, tokens_VSD: Tensor) -> Tensor:
         """Class tokens of the steps of V views (V, S, D) to one feature of each view (V, D)."""
         class_VD = self.cls_token.expand(len(tokens_VSD), -1, -1)

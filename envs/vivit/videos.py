@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from envs.actions import ClassFolders, EpicKitchens, Kinetics400
+from envs.vivit.model import ViViT
 from envs.vivit.views import Frames, ViewPlan
 from eventful import cli
 from eventful.errors import UserError
@@ -146,7 +147,26 @@ def plan_of(
     Raises:
         ValueError: For numbers that `ViewPlan` refuses.
     """
-    return ViewPlan(size, getattr(data, "stride", STRIDE) if stride is None else stride, frames, starts, crops)
+    return ViewPlan(size, own_stride(data) if stride is None else stride, frames, starts, crops)
+
+
+def own_stride(data: VideoSet | type) -> int:
+    """The stride of a set, or of a class of sets; `STRIDE` for those that have none."""
+    return getattr(data, "stride", STRIDE)
+
+
+def video_set_class(name: str) -> Any:
+    """The class of a set: one of `VIDEO_SETS`, or `MODULE:CLASS`, which is imported.
+
+    Raises:
+        UserError: If there is no such set.
+    """
+    if is_user_code(name):
+        return load_user_code(name, "data", "class")
+    if name not in VIDEO_SETS:
+        known = ", ".join(VIDEO_SETS)
+        raise UserError(f"data: there is no {name!r}{nearest(name, VIDEO_SETS)} (there are: {known}, or MODULE:CLASS)")
+    return VIDEO_SETS[name]
 
 
 def load_video_set(name: str, **options: Any) -> VideoSet:
@@ -160,13 +180,40 @@ def load_video_set(name: str, **options: Any) -> VideoSet:
         UserError: If there is no such set, or it refuses an option.
         OSError: If a file that it needs is missing.
     """
-    if not is_user_code(name) and name not in VIDEO_SETS:
-        known = ", ".join(VIDEO_SETS)
-        raise UserError(f"data: there is no {name!r}{nearest(name, VIDEO_SETS)} (there are: {known}, or MODULE:CLASS)")
-    factory = load_user_code(name, "data", "class") if is_user_code(name) else VIDEO_SETS[name]
+    factory = video_set_class(name)
     check_options(f"data {name}", factory, options)
     with cli.user_input(f"data {name}"):
         made = factory(**options)
     if not isinstance(made, VideoSet):
         raise UserError(f"data {name} is no set of videos: it lacks videos (see envs.vivit.videos.VideoSet)")
     return made
+
+
+def videos_for(
+    vivit: ViViT, weights: str, data: VideoSet, name: str, split: str, most: int | None
+) -> Sequence[LabelledVideo]:
+    """The first videos of a split, all of classes that a model knows.
+
+    Args:
+        vivit: The model.
+        weights: Where it comes from, for messages.
+        data: The set.
+        name: Its name, for messages.
+        split: Name of the split.
+        most: Number of videos; all if None.
+
+    Raises:
+        UserError: If there is no such split, it has no videos, or one of a class beyond the model's.
+    """
+    with cli.user_input(f"data {name}"):
+        videos = data.videos(split)[:most]
+    if not videos:
+        raise UserError(f"data {name}: split {split} has no videos")
+    classes = vivit.temporal.classifier.out_features
+    beyond = next((video for video in videos if not 0 <= video.label < classes), None)
+    if beyond is not None:
+        raise UserError(
+            f"data {name}: {beyond.name} is of class {beyond.label}, and {weights} tells "
+            f"{classes} classes, 0 to {classes - 1}"
+        )
+    return videos

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +60,70 @@ class FrameReader(abc.ABC):
         """Yields frames with their times, and raises as iterating does; at equal distances unless the source knows."""
         for index, frame in enumerate(self):
             yield TimedFrame(frame, index / self.fps)
+
+    @property
+    def origin(self) -> FrameReader:
+        """The reader that opens the source: itself, unless its frames are made of another's."""
+        return self
+
+
+@dataclass(frozen=True)
+class Tubelet:
+    """Frames of a video that a model takes as one, one above the other.
+
+    Attributes:
+        frames: Number n of frames.
+        stride: Frames of the video from one of them to the next, and to the first one of the next tubelet.
+    """
+
+    frames: int
+    stride: int = 1
+
+
+class TubeletReader(FrameReader):
+    """The tubelets of a video (n * H, W, 3), each at the time of its first frame.
+
+    A last tubelet that lacks frames repeats the video's last one.
+
+    Args:
+        reader: Reader of the video.
+        tubelet: What a tubelet is made of.
+    """
+
+    def __init__(self, reader: FrameReader, tubelet: Tubelet) -> None:
+        self._reader, self._tubelet = reader, tubelet
+        each = tubelet.frames * tubelet.stride
+        self.source, self.fps, self.live = reader.source, reader.fps / each, reader.live
+        self.count = None if reader.count is None else -(-reader.count // each)
+
+    @property
+    def origin(self) -> FrameReader:
+        """See `FrameReader.origin`."""
+        return self._reader.origin
+
+    def __iter__(self) -> Iterator[Frame]:
+        """See `FrameReader.__iter__`."""
+        return (frame for frame, _ in self.timed())
+
+    def timed(self) -> Iterator[TimedFrame]:
+        """See `FrameReader.timed`."""
+        held: list[TimedFrame] = []
+        for timed in islice(self._reader.timed(), None, None, self._tubelet.stride):
+            held.append(timed)
+            if len(held) == self._tubelet.frames:
+                yield _stacked(held)
+                held = []
+        if held:
+            yield _stacked(held + held[-1:] * (self._tubelet.frames - len(held)))
+
+
+def in_tubelets(reader: FrameReader, tubelet: Tubelet | None) -> FrameReader:
+    """The frames of a video as a model takes them: its tubelets, or themselves for None."""
+    return reader if tubelet is None else TubeletReader(reader, tubelet)
+
+
+def _stacked(frames: list[TimedFrame]) -> TimedFrame:
+    return TimedFrame(np.concatenate([frame for frame, _ in frames]), frames[0].time)
 
 
 def size_text(shape: tuple[int, ...]) -> str:

@@ -20,7 +20,7 @@ from eventful.fidelity import token_distance
 from eventful.model import EventfulModel
 from eventful.state import StreamState
 from eventful.tasks import Task
-from eventful.video.frames import Frame
+from eventful.video.frames import Frame, Tubelet
 from policies.protocol import Budget, GateObservation, Layout, Selection
 
 
@@ -46,7 +46,7 @@ class FrameResult:
     Attributes:
         index: Frame number, from 0.
         time: When the frame is shown, in seconds since the first one; None if that was not said.
-        frame: The frame itself, uint8 RGB (H, W, 3).
+        frame: The frame itself, uint8 RGB (H, W, 3), or the picture that the task shows of it.
         outputs: Output of the model.
         predictions: Predictions in the output, as plain data.
         macs: Multiply-accumulates of the frame.
@@ -79,13 +79,20 @@ class VideoRunner:
 
     Args:
         model: Wrapped model of the task; the device and dtype of its weights are used.
-        task: Task that preprocesses frames and interprets outputs.
+        task: Task that preprocesses frames and interprets outputs; what it offers besides for videos
+            (`envs.task.VideoParts`) is used.
         dense_every: Number of frames from one run of the dense model to the next; 0 for none.
+
+    Attributes:
+        tubelet: What a frame of the model is made of; None for a frame of the video.
     """
 
     def __init__(self, model: EventfulModel, task: Task, dense_every: int = 0) -> None:
         self.model, self.task, self._dense_every = model, task, dense_every
         self._weight = next(model.vit.parameters())
+        self.tubelet: Tubelet | None = getattr(task, "tubelet", None)
+        self._picture, watch = getattr(task, "picture", None), getattr(task, "watch", None)
+        self._predictions = task.predictions if watch is None else watch()
         self._state: StreamState | None = None
         self._index = 0
 
@@ -106,10 +113,10 @@ class VideoRunner:
         x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
         started = self._now()
         features, outputs, state = self.model.step_with_features(x_BCHW, self._state, self._select)
+        self._state = state
         seconds = self._now() - started
         due = self._dense_every > 0 and self._index % self._dense_every == 0
         check = self._compare(x_BCHW, features) if due else None
-        self._state = state
         result = self._result(frame, time, self.model.layout(x_BCHW), outputs, state, seconds, check)
         self._index += 1
         return result
@@ -131,9 +138,9 @@ class VideoRunner:
         return FrameResult(
             index=self._index,
             time=time,
-            frame=frame,
+            frame=frame if self._picture is None else self._picture(frame),
             outputs=outputs,
-            predictions=self.task.predictions(outputs, (frame.shape[0], frame.shape[1]))[0],
+            predictions=self._predictions(outputs, (frame.shape[0], frame.shape[1]))[0],
             macs=float(macs.total[0]),
             macs_ratio=float(macs.share[0]),
             budget=_of_first_stream(self.model.policy.budget),

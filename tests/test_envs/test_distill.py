@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import timm
 import timm.data
 import torch
 from footage import write_video
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from timm.layers import resample_abs_pos_embed
 
-from envs.backbones import load_backbone
+from envs.backbones import load_backbone, read_weights
+from envs.convert.arrays import read_arrays
 from envs.distill import Distillation
 from envs.footage import videos_in
 from envs.task import VideoTask
@@ -79,6 +83,16 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(1, 1), tmp_path / "d.pth")
     with pytest.raises(UserError, match=r"d\.pth is no PyTorch file that holds nothing but tensors"):
         load_backbone("test_vit", tmp_path / "d.pth")
+
+
+@pytest.mark.parametrize("reader", [read_weights, read_arrays])
+@given(content=st.binary(max_size=64) | st.binary(max_size=24).map(lambda tail: b"\x80\x02" + tail))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_that_are_no_weights_are_refused(reader: Callable[[Path], Any], content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.pth"):
+        reader(path)
 
 
 def test_models_and_sizes_that_do_not_exist(weights: Path) -> None:

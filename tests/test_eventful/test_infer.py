@@ -21,6 +21,7 @@ import eventful.infer
 import policies
 from envs.distill import Distillation
 from eventful.errors import UserError, VideoError
+from eventful.trust import note_trained_here
 from eventful.video.reader import FrameReader, read_frames
 from eventful.video.runner import FrameResult
 
@@ -56,6 +57,11 @@ def checkpoint(folder: Path, weights: Path) -> Path:
     )
     policy.save_pretrained(folder / "policy")
     return folder / "policy"
+
+
+@pytest.fixture(autouse=True)
+def trained_here(checkpoint: Path) -> None:
+    note_trained_here(policies.load(checkpoint).provenance)
 
 
 @pytest.fixture
@@ -252,6 +258,7 @@ def test_checkpoint_whose_weights_have_moved(
         gates=1, dim=64, provenance={"task": {"name": "distill", "model": "test_vit", "weights": "gone.pth"}}
     )
     policy.save_pretrained(tmp_path)
+    note_trained_here(policy.provenance)
     argv = [video, "--policy", tmp_path, "--size", "64x64", "--granularity", "frame", "--max-frames", "2"]
     assert "gone.pth does not exist" in failure(argv, capsys)
     assert command([*argv, "--weights", weights]) == 0

@@ -133,7 +133,7 @@ def test_the_configs_have_a_row_for_every_published_figure(size):
         ("rows=[eventful]", "not of the form eventful:RULE"),
         ("rows=[dense:top-r:4]", "the dense model asks no rule"),
         ("rows=[dense,dense]", "rows must be different ones"),
-        ("max_sequences=0", "max_sequences must be positive"),
+        ("max_sequences=0", "max_sequences must be at least 1"),
         ("split=test", "test.txt is missing"),
         ("half=false", "has results of another setting (half)"),
     ],

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from eventful.errors import UserError
-from train.recipe.training import Recipe, Training, check_recipe, rate
+from train.config import check_settings
+from train.recipe.training import Recipe, Training, rate
 
 SMALL = dict(steps=4, batch=1, warmup=1, save_every=2, look_every=2)
 
@@ -98,4 +99,4 @@ def test_states_of_other_settings_or_damaged_are_refused(tmp_path):
 @pytest.mark.parametrize(("name", "value"), [("steps", 0), ("batch", 0), ("lr", 0.0), ("seed", -1), ("threads", -1)])
 def test_what_cannot_be_is_refused(name, value):
     with pytest.raises(UserError, match=name):
-        check_recipe(Recipe(**{name: value}))
+        check_settings(Recipe(**{name: value}))

@@ -13,7 +13,7 @@ import yaml
 
 from eventful import cli
 from eventful.errors import UserError
-from eventful.infer_arguments import parser as infer_parser
+from eventful.infer.arguments import parser as infer_parser
 from train.config import load_config
 from train.evaluate_config import EvaluateConfig
 from train.task_config import TaskConfig, make_task, task_options
@@ -96,8 +96,8 @@ def test_values_with_equals_signs_and_names_like_numbers() -> None:
         ("budgets=3", "override 'budgets=3': budgets must be list[float], got 3"),
         ("estimator=gumbl", "override 'estimator=gumbl': estimator must be gumbel | reinforce, got 'gumbl'"),
         ("budgets=[", "override 'budgets=[' has no valid value: did not find expected node content in line 2"),
-        ("seed=-1", "config: seed must be at least 0, got -1"),
-        ("estimator=${nothing}", "estimator: Interpolation key 'nothing' not found"),
+        ("seed=-1", "seed must be at least 0, got -1"),
+        ("estimator=${nothing}", "estimator: Invalid value '${nothing}', expected one of ['gumbel', 'reinforce']"),
         ("no.yaml", "config file no.yaml does not exist"),
     ],
 )
@@ -188,6 +188,7 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
         (["task=doom", "video=a.mp4"], "task doom has no option 'video'"),
         (["task=doom", "task_options.fames=3"], r"task doom has no option 'fames'; did you mean frames\?"),
         (["task=doom", "task_options.frames=many"], r"task doom: option frames cannot be 'many' \(int is needed\)"),
+        (["task=doom", "task_options.sizes={test:4}"], r"option sizes cannot be \{'test:4': None\} \(Mapping"),
         (["task=doom", "model=vit_tiny"], "task doom: option model cannot be 'vit_tiny'"),
         (["video=a.mp4", "task_options.video=b.mp4"], "video=a.mp4 and task_options.video=b.mp4 are one option"),
     ],
@@ -212,6 +213,7 @@ def test_mistakes_in_task_options(overrides: list[str], message: str) -> None:
         "@a.mp4",
         "a: b",
         "${HOME}",
+        "\\\\${oc.env:HOME}\\${a}",
         "a=b",
     ],
 )
@@ -221,6 +223,13 @@ def test_a_text_is_meant_as_it_is(text: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         load_config(Example, [f"out={text}", "--print-config"])
     assert yaml.safe_load(capsys.readouterr().out)["out"] == text
+
+
+def test_nothing_in_a_table_is_looked_up(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("task_options: {a: '${oc.env:HOME}', b: [1, '${out}'], c: {d: '${x}'}}\n")
+    asked = load_config(TaskConfig, [str(path), "task_options.e=${task}"]).task_options
+    assert asked == {"a": "${oc.env:HOME}", "b": [1, "${out}"], "c": {"d": "${x}"}, "e": "${task}"}
 
 
 def test_quotes_and_null_of_a_text_are_those_of_yaml() -> None:

@@ -42,7 +42,9 @@ def train(folder: Path, *options: str, processes: int) -> policies.LearnedPolicy
 @pytest.mark.parametrize(
     "options",
     [
-        ("estimator=reinforce", "warm_start=none", "reinforce.rollouts=3", "projections=2"),
+        pytest.param(
+            ("estimator=reinforce", "warm_start=none", "reinforce.rollouts=3", "projections=2"), marks=pytest.mark.slow
+        ),
         # Without the layer that sees neighbours: it makes ten times as much of rounding as the others here.
         (
             "estimator=reinforce",

@@ -12,6 +12,7 @@ from evaluation_tiny import checkpoint, config
 from squares_task import Squares
 
 from eventful.errors import UserError
+from eventful.trust import note_trained_here
 from policies import LearnedPolicy
 from train import evaluate as command
 from train.evaluate import evaluate
@@ -116,7 +117,7 @@ def test_another_setting_starts_anew_and_says_so(task: Squares, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budgets": [0.1, 1.5]}, "budgets must be shares"),
+        ({"budgets": [0.1, 1.5]}, "budgets must be"),
         ({"policies": ["Topr"]}, "did you mean TopR"),
         ({"split": "tset"}, "there are train and test"),
         ({"policy": "nowhere/to/be/found"}, "no policy checkpoint"),
@@ -138,17 +139,20 @@ def test_a_checkpoint_of_another_model_is_named(task: Squares, tmp_path: Path):
 
 def test_the_checkpoint_says_what_is_not_given(tmp_path: Path):
     trained = {"name": "distill", "video": "a.mp4", "test_frames": "5-9", "num_classes": 3}
-    options = {"granularity": "gate", "attention": "recompute"}
+    options = {"granularity": "gate", "attention": "recompute", "prefix": "ordinary"}
     policy = LearnedPolicy(3, 8, "gate", provenance={"task": trained, "options": options})
+    note_trained_here(policy.provenance)
     found = completed(EvaluateConfig(video="b.mp4"), {"a": policy})
     assert (found.task, found.video, found.test_frames) == ("distill", "b.mp4", "5-9")
     assert (found.granularity, found.attention, found.task_options) == ("gate", "recompute", {"num_classes": 3})
+    assert found.prefix == "ordinary"
+    assert completed(EvaluateConfig(prefix="pinned"), {"a": policy}).prefix == "pinned"
     other = completed(EvaluateConfig(task="doom"), {"a": policy})
     assert (other.task, other.video, other.task_options) == ("doom", None, {})
     with pytest.raises(UserError, match="the checkpoint is for granularity 'gate'"):
         completed(EvaluateConfig(granularity="frame"), {"a": policy})
     alone = completed(EvaluateConfig(), {})
-    assert (alone.task, alone.granularity, alone.attention) == ("doom", "frame", "exact")
+    assert (alone.task, alone.granularity, alone.attention, alone.prefix) == ("doom", "frame", "exact", "pinned")
 
 
 def test_a_task_that_was_an_object_is_given_again(task: Squares, tmp_path: Path):
@@ -163,6 +167,8 @@ def test_a_task_that_was_an_object_is_given_again(task: Squares, tmp_path: Path)
 def test_options_of_the_model_that_no_policy_reads_are_refused(task: Squares, tmp_path: Path):
     with pytest.raises(UserError, match="attention=paper is read by policies at every gate only"):
         evaluate(config(tmp_path, attention="paper"), task)
+    with pytest.raises(UserError, match="prefix=ordinary is read by policies at every gate only"):
+        evaluate(config(tmp_path, prefix="ordinary"), task)
     with pytest.raises(UserError, match="motion_compensation is read by policies with one decision per frame only"):
         evaluate(config(tmp_path, granularity="gate", motion_compensation=True, policies=["TopR"]), task)
 

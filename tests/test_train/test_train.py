@@ -88,9 +88,9 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budget_min": 0.7}, "budget_min and budget_max"),
-        ({"steps": 0, "warm_start": "none", "oracle": OracleOptions()}, "steps must be at least 1"),
-        ({"average": 1.0}, r"average must be in \[0, 1\)"),
+        ({"budget_min": 0.7}, "budget_min=0.7 must not be above budget_max"),
+        ({"steps": 0, "warm_start": "none", "oracle": OracleOptions()}, "steps=0 is for a warm start alone"),
+        ({"average": 1.0}, "average must be below 1"),
         ({"warm_start": "nowhere", "oracle": OracleOptions()}, "warm_start=nowhere: no policy checkpoint"),
         ({"device": "quantum"}, "device=quantum"),
         ({"policy_budgets": [0.5, 0.2]}, "must ascend"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from envs.actions import ClassFolders
 from envs.doom.verbs import VERBS
-from envs.vivit import ViewPlan
+from envs.vivit import ViewPlan, ViViT
 from envs.vivit.views import MEAN, STD
 from envs.vivit.weights import load_vivit
 from eventful.errors import UserError
@@ -19,7 +19,7 @@ from train.verbs import train as command
 from train.verbs.augment import RandomViews, backward_labels, mirrored_labels
 from train.verbs.card import hits, score
 from train.verbs.clips import LabelledTensors, small_clips, views_of
-from train.verbs.train import VerbsConfig, train
+from train.verbs.train import VerbsConfig, see_motion, train
 
 SHIFT = {"idle": 0, "turn_left": 3, "turn_right": -3}
 """Columns by which the picture moves from frame to frame: to the right when turning left."""
@@ -124,12 +124,21 @@ def test_training_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
         train(config)
 
 
-def test_training_lowers_the_loss(config):
+@pytest.mark.parametrize("pairs", [0.0, 1.0])
+def test_training_lowers_the_loss(config, pairs):
+    config.pairs, config.look_every = pairs, 20
     config.steps, config.batch, config.warmup, config.lr, config.smoothing = 40, 6, 5, 3e-3, 0.0
-    config.look_every = 20
     train(config)
     first, last = (float(line.split()[3]) for line in (Path(config.out) / "log.txt").read_text().splitlines()[:2])
     assert last < first
+
+
+def test_a_new_spatial_part_sees_what_changes():
+    spatial = ViViT(32, 3, 4, dim=32, heads=2, depth=1, temporal_depth=1).spatial
+    see_motion(spatial)
+    picture_BCHW = torch.rand(1, 3, 32, 32)
+    tokens_BND = spatial.patch_embed(torch.cat([picture_BCHW, picture_BCHW], 1)) - spatial.patch_embed.proj.bias
+    assert tokens_BND[..., :24].abs().max() < 1e-5 and tokens_BND[..., 24:].abs().mean() > 1e-3
 
 
 def test_one_frame_is_the_first_one_repeated(root):
@@ -156,7 +165,7 @@ def test_one_frame_is_the_first_one_repeated(root):
         ({"size": 40}, "size, frames: views must consist of tubelets"),
         ({"dim": 25}, "dim=25 must be a multiple of heads=2"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\)"),
+        ({"smoothing": 1.0}, "smoothing must be below 1, got 1.0"),
         ({"test_splits": []}, "test_splits must name a split"),
         ({"test_splits": ["test"]}, "no split 'test'; it has train, val"),
         ({"root": "nowhere"}, "nowhere should have a folder for each split"),

@@ -151,7 +151,7 @@ def test_the_threshold_lets_as_many_tokens_through() -> None:
     ],
 )
 def test_positions_are_stretched_as_published(side: int, grid: int, expected: list[float]) -> None:
-    embed = PositionedPatchEmbed(img_size=16 * grid, embed_dim=8, position_side=side)
+    embed = PositionedPatchEmbed(img_size=16 * grid, embed_dim=8, position_side=side, stem="patch")
     with torch.no_grad():
         embed.proj.weight.zero_()
         embed.proj.bias.zero_()

@@ -208,7 +208,7 @@ REFUSED = {
     "unread": (dict(heuristic=None), "attention=paper is read with heuristic or policy only"),
     "budget": (dict(budget=0.1), "budget=0.1 is read with policy=FOLDER only"),
     "buffers": (dict(attention="exact", buffer_dtype="float16"), "buffer_dtype=float16 is read with attention=paper"),
-    "dropout": (dict(dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
+    "dropout": (dict(dropout=1.0), "dropout must be below 1, got 1.0"),
     "batch": (dict(batch=0), "batch must be at least 1, got 0"),
     "lr": (dict(lr=0.0), "lr must be above 0"),
     "nothing": (dict(epochs=0, test_split=None), "epochs=0 evaluates alone"),

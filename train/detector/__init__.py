@@ -1,1 +1,1 @@
-"""Training of the shipped Doom detector: `python -m train.detector.train`."""
+"""Training of the shipped Doom detector: `python -m train.detector`."""

@@ -1,7 +1,7 @@
 """Trains the dense Doom detector, and scores it on every split.
 
-    python -m train.detector.train out=runs/detector steps=3600
-    python -m train.detector.train --evaluate out=runs/detector
+    python -m train.detector out=runs/detector steps=3600
+    python -m train.detector --evaluate out=runs/detector
 
 Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest, with a warm-up, a constant
 rate and a linear decay, an exponential average of the weights, frames drawn so that rare classes are seen
@@ -15,12 +15,13 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -31,15 +32,21 @@ from envs.doom.clips import load_split
 from envs.doom.detector import WEIGHTS, build_detector, load_detector, save_detector
 from envs.doom.loss import detection_loss
 from envs.doom.task import normalise
+from eventful import cli
+from eventful.checks.ranges import SEED, setting
+from eventful.errors import UserError
+from train.config import check_settings, load_config
 from train.detector.card import write_card
 from train.detector.crops import cut_windows, window_outputs
 from train.detector.frames import LabelledFrames
 from train.detector.score import score
 
+COMMAND = "python -m train.detector"
+
 
 @dataclass
 class DetectorConfig:
-    """What `key=value` can set.
+    """Training of the Doom detector.
 
     Attributes:
         out: Folder for the log, the training state and the weights.
@@ -65,21 +72,21 @@ class DetectorConfig:
 
     out: str = "runs/detector"
     cache: str = ""
-    clips: int = 960
-    frames: int = 24
-    stride: int = 14
-    steps: int = 3600
-    batch: int = 16
-    windows: float = 0.6
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 100
-    decay: float = 0.5
-    ema: float = 0.998
-    seed: int = 0
-    save_every: int = 200
-    precision: str = "bf16"
-    workers: int = 2
+    clips: int = setting(960, "[1, 1e6]")
+    frames: int = setting(24, "[1, 1e5]")
+    stride: int = setting(14, "[1, 1e5]")
+    steps: int = setting(3600, "[1, 1e8]")
+    batch: int = setting(16, "[1, 1e5]")
+    windows: float = setting(0.6, "[0, 1]")
+    lr: float = setting(1e-3, "(0, 10]")
+    weight_decay: float = setting(0.05, "[0, 100]")
+    warmup: int = setting(100, "[1, 1e8]")
+    decay: float = setting(0.5, "(0, 1]")
+    ema: float = setting(0.998, "[0, 1)")
+    seed: int = setting(0, SEED)
+    save_every: int = setting(200, "[1, 1e8]")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    workers: int = setting(2, "[1, 1024]")
     install: bool = False
 
     @property
@@ -88,30 +95,15 @@ class DetectorConfig:
         return Path(self.cache) if self.cache else None
 
 
-def parse(arguments: list[str]) -> DetectorConfig:
-    """DetectorConfig from `key=value` words.
+def check(options: DetectorConfig) -> None:
+    """Refuses what does not go together.
 
     Raises:
-        ValueError: If a key is unknown or a value has the wrong type.
+        UserError: Naming the settings.
     """
-    kinds = {field.name: field for field in fields(DetectorConfig)}
-    options = DetectorConfig()
-    for word in arguments:
-        key, separator, value = word.partition("=")
-        if not separator or key not in kinds:
-            raise ValueError(f"unknown option {word!r}; use key=value with one of {', '.join(kinds)}")
-        kind = type(getattr(options, key))
-        if kind is bool and value not in ("true", "false"):
-            raise ValueError(f"{key} must be true or false, got {value!r}")
-        try:
-            setattr(options, key, value == "true" if kind is bool else kind(value))
-        except ValueError as error:
-            raise ValueError(f"{key} must be {kind.__name__}, got {value!r}") from error
-    if options.workers < 1 or options.batch % options.workers:
-        raise ValueError(f"batch={options.batch} must be a multiple of workers={options.workers}")
-    if options.precision not in ("bf16", "fp32"):
-        raise ValueError(f"precision must be bf16 or fp32, got {options.precision!r}")
-    return options
+    check_settings(options)
+    if options.batch % options.workers:
+        raise UserError(f"batch={options.batch} must be a multiple of workers={options.workers}")
 
 
 class Worker:
@@ -276,16 +268,15 @@ def evaluate(options: DetectorConfig) -> dict[str, dict[str, float]]:
     return scores
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    evaluating = "--evaluate" in words
-    try:
-        options = parse([word for word in words if word != "--evaluate"])
-        evaluate(options) if evaluating else train(options)
-    except (ValueError, OSError) as error:
-        print(f"train.detector.train: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+def _main(argv: Sequence[str]) -> None:
+    options = load_config(DetectorConfig, [word for word in argv if word != "--evaluate"], COMMAND)
+    check(options)
+    evaluate(options) if "--evaluate" in argv else train(options)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Console entry point; `--evaluate` scores what was trained."""
+    cli.run(COMMAND, _main, argv)
 
 
 if __name__ == "__main__":

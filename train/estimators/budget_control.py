@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eventful.checks.ranges import check_ranges, setting
 from policies import TrainablePolicy
 from train import distributed
 
@@ -41,14 +42,11 @@ class BudgetOptions:
         ValueError: If a value is out of range.
     """
 
-    budget_gain: float = 0.4
-    price_momentum: float = 0.9
+    budget_gain: float = setting(0.4, "[0, 100]")
+    price_momentum: float = setting(0.9, "[0, 1)")
 
     def __post_init__(self) -> None:
-        if self.budget_gain < 0:
-            raise ValueError(f"budget_gain must be at least 0, got {self.budget_gain}")
-        if not 0 <= self.price_momentum < 1:
-            raise ValueError(f"price_momentum must be in [0, 1), got {self.price_momentum}")
+        check_ranges(self)
 
 
 class BudgetControl:

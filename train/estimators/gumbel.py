@@ -26,6 +26,7 @@ import eventful
 from envs.damage import Damage, Objective
 from envs.task import VideoTask
 from eventful import StreamState
+from eventful.checks.ranges import check_ranges, setting
 from policies import GateObservation, Selection, TrainablePolicy
 from policies.relaxation import concrete_mask
 from train import distributed
@@ -46,12 +47,11 @@ class GumbelOptions:
         ValueError: If a value is out of range.
     """
 
-    temperature: float = field(default=2 / 3, metadata={"also": "temperature"})
+    temperature: float = setting(2 / 3, "(0, 1000]", also="temperature")
     noise: bool = field(default=True, metadata={"also": "noise"})
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"gumbel.temperature must be above 0, got {self.temperature}")
+        check_ranges(self, "gumbel.")
 
 
 class GumbelEstimator:

@@ -9,7 +9,7 @@ Shape suffixes: B streams, N tokens, G gates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -21,6 +21,7 @@ from envs.benefit import update_benefits
 from envs.damage import Objective
 from envs.task import VideoTask
 from eventful import StreamState
+from eventful.checks.ranges import check_ranges, setting
 from eventful.state import cat_tensors
 from policies import GateObservation, Selection, TrainablePolicy
 from train import distributed
@@ -43,18 +44,13 @@ class OracleOptions:
         ValueError: If a value is out of range.
     """
 
-    frames: int = field(default=200, metadata={"also": "oracle_frames"})
-    lr: float = field(default=3e-3, metadata={"also": "oracle_lr"})
-    replays: int = 7
-    memory: float = 512.0
+    frames: int = setting(200, "[1, 1e7]", also="oracle_frames")
+    lr: float = setting(3e-3, "(0, 10]", also="oracle_lr")
+    replays: int = setting(7, "[0, 1000]")
+    memory: float = setting(512.0, "[0, 1e6]")
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or not self.lr > 0:
-            raise ValueError(f"oracle.frames must be at least 1, oracle.lr above 0, got {self.frames} and {self.lr}")
-        if self.replays < 0 or not self.memory >= 0:
-            raise ValueError(
-                f"oracle.replays and oracle.memory must be at least 0, got {self.replays} and {self.memory}"
-            )
+        check_ranges(self, "oracle.")
 
 
 class OracleWarmStart:

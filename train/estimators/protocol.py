@@ -14,6 +14,7 @@ from torch import Tensor
 from envs.damage import DamageMeter, Objective
 from envs.task import VideoTask
 from eventful import EventfulModel, StreamState
+from eventful.checks.ranges import check_ranges, setting
 from train.estimators.budget_control import BudgetControl
 
 
@@ -29,12 +30,11 @@ class WindowOptions:
         ValueError: If a value is out of range.
     """
 
-    window: int = 8
-    sharpness: float = 4.0
+    window: int = setting(8, "[1, 256]")
+    sharpness: float = setting(4.0, "(0, 1000]")
 
     def __post_init__(self) -> None:
-        if self.window < 1 or not self.sharpness > 0:
-            raise ValueError(f"window must be at least 1, sharpness above 0, got {self.window} and {self.sharpness}")
+        check_ranges(self)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from torch import Tensor
 from envs.engine import EngineState, SelectionEngine
 from envs.episodes import Start, log_uniform
 from envs.scoring import FrameScore
+from eventful.checks.ranges import check_ranges, setting
 from policies import Layout, TrainablePolicy
 from policies.relaxation import bernoulli_entropy, bounded_probability, log_probability, sample_mask
 from train import distributed
@@ -50,20 +51,14 @@ class ReinforceOptions:
         ValueError: If a value is out of range.
     """
 
-    rollouts: int = field(default=4, metadata={"also": "rollouts"})
-    discount: float = field(default=0.9, metadata={"also": "discount"})
-    far: float = field(default=0.1, metadata={"also": "far"})
-    entropy: float = field(default=1e-3, metadata={"also": "entropy"})
-    p_min: float = field(default=0.01, metadata={"also": "p_min"})
+    rollouts: int = setting(4, "[2, 1000]", also="rollouts")
+    discount: float = setting(0.9, "[0, 1]", also="discount")
+    far: float = setting(0.1, "[0, 1]", also="far")
+    entropy: float = setting(1e-3, "[-100, 100]", also="entropy")
+    p_min: float = setting(0.01, "[1e-6, 0.5)", also="p_min")
 
     def __post_init__(self) -> None:
-        if self.rollouts < 2:
-            raise ValueError(f"reinforce.rollouts must be at least 2 for a leave-one-out baseline, got {self.rollouts}")
-        for name in ("far", "discount"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"reinforce.{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 1e-6 <= self.p_min < 0.5:
-            raise ValueError(f"reinforce.p_min must be in [1e-6, 0.5), got {self.p_min}")
+        check_ranges(self, "reinforce.")
 
 
 @dataclass

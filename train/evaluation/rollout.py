@@ -1,7 +1,7 @@
 """Runs a policy over held-out clips and measures it: the same frames and the same accounting for every policy.
 
 Clips of equal length and size run as independent streams of one model, from a flush to the end. The flush itself is
-dense whatever the policy, so everything is scored on the frames after it.
+dense whatever the policy, so everything is scored on the frames after it (but for metrics of whole clips).
 
 Shape suffixes: B streams, T frames, N tokens, D channels, H height, W width, C channels, G gates, U clips,
 R resamples.
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.task import Clip, Metric, Target, VideoTask, has_metric, offers
+from envs.task import Clip, Metric, Target, VideoTask, has_metric, of_whole_clips, offers
 from eventful import EventfulModel, StreamState
 from eventful.fidelity import token_distance
 from policies import Policy
@@ -200,13 +200,13 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
         if t == 0:
             for tally, share in zip(tallies, model.macs.share.tolist(), strict=True):
                 tally.flush_share = share
-            continue
-        columns = _measure(model, features, footage.dense(group, t, frame))
-        rates_BG, age_max_B = _rates_and_oldest(model.state)
-        rows = zip(tallies, rates_BG.cpu(), age_max_B.tolist(), strict=True)
-        for b, (tally, rates_G, age_max) in enumerate(rows):
-            tally.add({name: column[b] for name, column in columns.items()}, rates_G, age_max)
-        if metric is not None:
+        else:
+            columns = _measure(model, features, footage.dense(group, t, frame))
+            rates_BG, age_max_B = _rates_and_oldest(model.state)
+            rows = zip(tallies, rates_BG.cpu(), age_max_B.tolist(), strict=True)
+            for b, (tally, rates_G, age_max) in enumerate(rows):
+                tally.add({name: column[b] for name, column in columns.items()}, rates_G, age_max)
+        if metric is not None and (t > 0 or of_whole_clips(metric)):
             outputs, targets = model.backbone.head(features), footage.targets(group, t, frame)
             for b, clip in enumerate(group.clips):
                 metric.update(clip.name, _stream(outputs, b), [targets[b]])

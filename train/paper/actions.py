@@ -23,7 +23,7 @@ import eventful
 import policies
 from envs.vivit import ViewPlan, ViViT
 from envs.vivit.paper_column import architectures, top_r_macs, view_macs
-from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of
+from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of, videos_for
 from envs.vivit.weights import load_vivit
 from eventful import cli
 from eventful.devices import device_named, dtype_named
@@ -34,7 +34,6 @@ from train.evaluation.tables import INTERVALS, markdown
 from train.paper.actions_config import DENSE, ActionsConfig, check, wanted
 from train.tuning.accuracy import ranks
 from train.tuning.feature_cache import FeatureCache
-from train.tuning.split import videos_for
 
 COMMAND = "train.paper.actions"
 

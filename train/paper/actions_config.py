@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.errors import UserError
+from train.config import check_settings
 
 DENSE = "dense"
 
@@ -39,20 +41,20 @@ class ActionsConfig:
     data: str = "???"
     data_options: dict[str, Any] = field(default_factory=dict)
     split: str = "validation"
-    max_videos: int | None = None
+    max_videos: int | None = setting(None, "[1, 1e8]")
     weights: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
-    stride: int | None = None
-    starts: int = 4
-    crops: int = 3
+    stride: int | None = setting(None, "[1, 1e5]")
+    starts: int = setting(4, "[1, 1000]")
+    crops: int = setting(3, "[1, 1000]")
     buffer_dtype: str | None = None
     product_dtype: str | None = "float16"
     dtype: str = "float32"
     device: str = "cpu"
-    threads: int = 0
-    batch: int = 64
-    samples: int = 1000
-    seed: int = 0
+    threads: int = setting(0, THREADS)
+    batch: int = setting(64, "[1, 1e5]")
+    samples: int = setting(1000, "[1, 1e5]")
+    seed: int = setting(0, SEED)
     out: str = "runs/actions"
     cache: str = "runs/features"
 
@@ -63,11 +65,7 @@ def check(config: ActionsConfig) -> None:
     Raises:
         UserError: Naming the setting.
     """
-    least = {"max_videos": 1, "stride": 1, "starts": 1, "crops": 1, "threads": 0, "batch": 1, "samples": 1, "seed": 0}
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"{name} must be at least {low}, got {value}")
+    check_settings(config)
     for name, rows in config.rows.items():
         if name not in config.weights:
             known = ", ".join(config.weights) or "none"

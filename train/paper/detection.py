@@ -32,7 +32,7 @@ from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.macs.paper_column import flush_macs, steady_macs
 from policies.content_hash import content_hash
-from train.config import load_config
+from train.config import check_settings, load_config
 from train.distributed import own_device
 from train.files.replaced import replace_file
 from train.paper.detection_config import PaperConfig
@@ -59,8 +59,7 @@ class PaperTable:
         self._config, self._rows = config, [parse_row(name) for name in config.rows]
         if len({row.name for row in self._rows}) < len(self._rows) or not self._rows:
             raise UserError(f"rows must be different ones, and at least one, got {config.rows}")
-        if config.max_sequences is not None and config.max_sequences < 1:
-            raise UserError(f"max_sequences must be positive, got {config.max_sequences}")
+        check_settings(config)
         self._classes = class_list(config.classes)
         videos = LabelledVideos(Path(config.root), config.layout, self._classes, config.empty, config.step)
         self._sequences = videos.split(config.split).sequences[: config.max_sequences]

@@ -7,6 +7,7 @@ from typing import Any
 
 from envs.vid.labelled import Layout
 from envs.vid.sequences import Empty
+from eventful.checks.ranges import THREADS, setting
 
 
 @dataclass
@@ -37,14 +38,14 @@ class PaperConfig:
     split: str = "val"
     classes: list[str] | None = None
     empty: Empty = "drop"
-    step: int = 1
-    max_sequences: int | None = None
+    step: int = setting(1, "[1, 1e6]")
+    max_sequences: int | None = setting(None, "[1, 1e7]")
     weights: str | None = None
-    canvas: int = 672
-    proposals: int = 300
+    canvas: int = setting(672, "[16, 16384]")
+    proposals: int = setting(300, "[1, 1e5]")
     architecture: dict[str, Any] = field(default_factory=dict)
     rows: list[str] = field(default_factory=lambda: ["dense"])
     half: bool = True
     out: str = "runs/paper"
     device: str = "cpu"
-    threads: int = 0
+    threads: int = setting(0, THREADS)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 from eventful.errors import UserError
-from eventful.infer_arguments import heuristic
+from eventful.infer.arguments import heuristic
 from eventful.options import AttentionMode, Reference
 from policies import Policy
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.errors import UserError
 from train.files.replaced import replace_file
 
@@ -36,44 +37,19 @@ class Recipe:
         threads: Number of threads; 0 for torch's choice.
     """
 
-    steps: int = 5000
-    batch: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 200
-    seed: int = 0
-    save_every: int = 200
-    look_every: int = 500
-    threads: int = 0
+    steps: int = setting(5000, "[1, 1e8]")
+    batch: int = setting(16, "[1, 1e5]")
+    lr: float = setting(1e-3, "(0, 10]")
+    weight_decay: float = setting(0.05, "[0, 100]")
+    warmup: int = setting(200, "[0, 1e8]")
+    seed: int = setting(0, SEED)
+    save_every: int = setting(200, "[1, 1e8]")
+    look_every: int = setting(500, "[1, 1e8]")
+    threads: int = setting(0, THREADS)
 
 
 FREE = ("save_every", "look_every", "threads")
 """Settings that may change in an interruption."""
-
-_LEAST = {"steps": 1, "batch": 1, "weight_decay": 0, "warmup": 0, "seed": 0}
-_LEAST |= {"save_every": 1, "look_every": 1, "threads": 0}
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Looks at settings before something is built with them.
-
-    Raises:
-        UserError: For one that cannot be.
-    """
-    check_least(recipe, _LEAST)
-    if not recipe.lr > 0:
-        raise UserError(f"lr must be above 0, got {recipe.lr}")
-
-
-def check_least(config: object, least: Mapping[str, float]) -> None:
-    """Refuses settings below their least values.
-
-    Raises:
-        UserError: Naming the setting.
-    """
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
 
 
 def rate(step: int, recipe: Recipe) -> float:

@@ -23,19 +23,18 @@ from torch import Tensor, nn
 import eventful
 import policies
 from envs.vivit import ViViT
-from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of
+from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of, videos_for
 from envs.vivit.weights import load_vivit, save_vivit
 from eventful import cli
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
-from eventful.infer_arguments import heuristic
+from eventful.infer.arguments import heuristic
 from eventful.user_code import policy_class
 from policies import Policy, PolicyMismatch
 from policies.content_hash import content_hash
 from train.config import load_config, part
 from train.tuning.accuracy import Examples, accuracy
 from train.tuning.feature_cache import FeatureCache
-from train.tuning.split import videos_for
 from train.tuning.tune_config import TuneConfig, check
 from train.tuning.tuner import Row, Tuner, TuningOptions
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from eventful.checks.ranges import THREADS, setting
 from eventful.errors import UserError
 from eventful.options import AttentionMode, Prefix
 from eventful.user_code import LEARNED
+from train.config import check_settings
 from train.tuning.tuner import TuningOptions
 
 
@@ -47,25 +49,25 @@ class TuneConfig(TuningOptions):
     weights: str = "???"
     data: str = "listed"
     data_options: dict[str, Any] = field(default_factory=dict)
-    stride: int | None = None
-    starts: int = 4
-    crops: int = 3
+    stride: int | None = setting(None, "[1, 1e5]")
+    starts: int = setting(4, "[1, 1000]")
+    crops: int = setting(3, "[1, 1000]")
     train_split: str = "train"
     test_split: str | None = "validation"
-    max_videos: int | None = None
+    max_videos: int | None = setting(None, "[1, 1e8]")
     out: str = "runs/tune"
     cache: str = "runs/features"
     heuristic: str | None = None
     policy: str | None = None
     policy_class: str = LEARNED
-    budget: float | None = None
+    budget: float | None = setting(None, "(0, 1]")
     attention: AttentionMode = "exact"
     prefix: Prefix = "pinned"
     buffer_dtype: str | None = None
     product_dtype: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
-    threads: int = 0
+    threads: int = setting(0, THREADS)
 
 
 def check(config: TuneConfig) -> None:
@@ -74,6 +76,7 @@ def check(config: TuneConfig) -> None:
     Raises:
         UserError: Naming the setting.
     """
+    check_settings(config)
     if config.heuristic is not None and config.policy is not None:
         raise UserError(f"heuristic={config.heuristic} and policy={config.policy}: one of them selects the tokens")
     eventful = config.heuristic is not None or config.policy is not None
@@ -87,15 +90,5 @@ def check(config: TuneConfig) -> None:
     ):
         if not read and getattr(config, name) != getattr(TuneConfig, name):
             raise UserError(f"{name}={getattr(config, name)} is read with {reader} only")
-    least = {"stride": 1, "starts": 1, "crops": 1, "epochs": 0, "batch": 1, "save_every": 1, "max_videos": 1}
-    least |= {"threads": 0, "weight_decay": 0, "seed": 0}
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise UserError(f"{name} must be at least {low}, got {value}")
-    if not config.lr > 0:
-        raise UserError(f"lr must be above 0, got {config.lr}")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"dropout must be in [0, 1), got {config.dropout}")
     if not config.epochs and config.test_split is None:
         raise UserError("epochs=0 evaluates alone, and needs a test_split")

@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from envs.vivit import TemporalClassifier, video_probabilities
+from eventful.checks.ranges import SEED, setting
 from eventful.errors import UserError
 from train.files.replaced import replace_file
 from train.tuning.accuracy import Examples, batch_of
@@ -53,13 +54,13 @@ class TuningOptions:
     """
 
     loss: Loss = "published"
-    lr: float = 1e-5
-    epochs: int = 5
-    batch: int = 8
-    weight_decay: float = 0.05
-    dropout: float = 0.5
-    seed: int = 42
-    save_every: int = 1000
+    lr: float = setting(1e-5, "(0, 10]")
+    epochs: int = setting(5, "[0, 1e5]")
+    batch: int = setting(8, "[1, 1e5]")
+    weight_decay: float = setting(0.05, "[0, 100]")
+    dropout: float = setting(0.5, "[0, 1)")
+    seed: int = setting(42, SEED)
+    save_every: int = setting(1000, "[1, 1e8]")
 
 
 def loss_of(logits_BVK: Tensor, label_B: Tensor, loss: Loss) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from envs.backbones import read_weights
 from envs.vitdet.canvas import MEAN, STD
+from eventful.checks.ranges import check_ranges, setting
 from eventful.errors import UserError
 
 _PIXELS = ("patch_embed.proj", "patch_embed.proj.0")
@@ -38,9 +39,9 @@ class PlainStart:
     """
 
     weights: str | None = None
-    grid: list[int] | None = None
-    mean: list[float] = field(default_factory=lambda: list(MEAN))
-    std: list[float] = field(default_factory=lambda: list(STD))
+    grid: list[int] | None = setting(None, "[1, 4096]")
+    mean: list[float] = setting(list(MEAN), "[0, 255]")
+    std: list[float] = setting(list(STD), "(0, 255]")
 
 
 def start_backbone(vit: nn.Module, start: PlainStart) -> None:
@@ -108,10 +109,9 @@ def _square(pos_embed_1ND: Tensor, grid: Sequence[int] | None, side: int) -> Ten
 
 
 def _check(start: PlainStart) -> None:
-    if start.grid is not None and (len(start.grid) != 2 or min(start.grid) < 1):
+    if start.grid is not None and len(start.grid) != 2:
         raise UserError(f"backbone.grid must be rows and columns, got {start.grid}")
     for name, values in (("mean", start.mean), ("std", start.std)):
         if len(values) != 3:
             raise UserError(f"backbone.{name} must have a number for each of three colours, got {values}")
-    if min(start.std) <= 0:
-        raise UserError(f"backbone.std must be above 0, got {start.std}")
+    check_ranges(start, "backbone.")

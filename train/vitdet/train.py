@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ from envs.vitdet.canvas import Canvas
 from envs.vitdet.detector import DetectionHead, vitdet_vid
 from envs.vitdet.weights import DetectorFacts, save_detector
 from eventful import cli
+from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from policies.content_hash import content_hash
-from train.config import load_config
+from train.config import check_settings, load_config
 from train.files.replaced import replace_file
-from train.recipe.training import FREE, Recipe, Training, check_least, check_recipe
+from train.recipe.training import FREE, Recipe, Training
 from train.vitdet.card import write_card
 from train.vitdet.frames import RandomFrames
 from train.vitdet.losses import DetectionLosses
@@ -38,9 +39,6 @@ from train.vitdet.score import score
 from train.vitdet.start import PlainStart, start_backbone
 
 COMMAND = "train.vitdet"
-
-Precision = Literal["fp32", "bf16"]
-"""Type of the products of forward and backward."""
 
 
 @dataclass
@@ -75,14 +73,14 @@ class VitdetConfig(Recipe):
     out: str = "runs/vitdet"
     weights: str | None = None
     backbone: PlainStart = field(default_factory=PlainStart)
-    canvas: int = 672
+    canvas: int = setting(672, "[16, 16384]")
     architecture: dict[str, Any] = field(default_factory=dict)
-    proposals: int = 300
-    anchors: int = 256
-    boxes: int = 512
-    scales: list[float] = field(default_factory=lambda: [0.8, 1.6])
-    backbone_rate: float = 1.0
-    precision: Precision = "fp32"
+    proposals: int = setting(300, "[1, 1e5]")
+    anchors: int = setting(256, "[1, 1e5]")
+    boxes: int = setting(512, "[1, 1e5]")
+    scales: list[float] = setting([0.8, 1.6], "(0, 100]")
+    backbone_rate: float = setting(1.0, "[0, 100]")
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 _FREE = (*FREE, "root", "out", "test_splits")
@@ -175,14 +173,11 @@ class _Run:
 
 
 def _check(config: VitdetConfig) -> None:
-    check_recipe(config)
-    check_least(config, {"anchors": 1, "boxes": 1, "proposals": 1, "canvas": 1, "backbone_rate": 0})
+    check_settings(config)
     if config.weights is not None and config.backbone.weights is not None:
         raise UserError("weights and backbone.weights: training starts from one of the two")
-    if len(config.scales) != 2 or not 0 < config.scales[0] <= config.scales[1]:
-        raise UserError(f"scales must be two sizes above 0, the smaller one first, got {config.scales}")
-    if config.precision not in get_args(Precision):
-        raise UserError(f"precision must be fp32 or bf16, got {config.precision!r}")
+    if len(config.scales) != 2 or config.scales[0] > config.scales[1]:
+        raise UserError(f"scales must be two sizes, the smaller one first, got {config.scales}")
     if not config.test_splits:
         raise UserError("test_splits must name a split")
 

@@ -1,0 +1,5 @@
+"""`python -m eventful.infer`."""
+
+from eventful.infer import main
+
+main()

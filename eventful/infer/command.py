@@ -1,0 +1,104 @@
+"""The command: arguments in, annotated video and JSON lines out, written as results come."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+import policies
+from eventful import cli
+from eventful.checks.outputs import refuse_same_files
+from eventful.infer.arguments import parser
+from eventful.infer.json_lines import open_lines, write_line
+from eventful.infer.on_video import prepare, run_frames
+from eventful.user_code import policy_class
+from eventful.video.frames import FrameReader, in_tubelets
+from eventful.video.overlay import annotate
+from eventful.video.pace import Pace
+from eventful.video.reader import images_in, read_frames
+from eventful.video.run_summary import Summary
+from eventful.video.runner import FrameResult
+from eventful.video.sound import Sound, sound_of
+from eventful.video.writer import VideoWriter
+
+COMMAND = "eventful-infer"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `eventful-infer`."""
+    cli.run(COMMAND, _main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    args = parser(COMMAND).parse_args(argv)
+    pictures = images_in(Path(args.video)) if os.path.isdir(args.video) else []
+    refuse_same_files(args.video, pictures, args.weights, args.out, None if args.json == "-" else args.json)
+    reader = read_frames(args.video, args.source_fps)
+    policy = args.heuristic or args.policy
+    given = {"model": args.model, "weights": args.weights, "image_size": args.size}
+    task_options = {key: value for key, value in given.items() if value is not None}
+    options = {} if args.granularity is None else {"granularity": args.granularity}
+    if args.policy is not None:
+        with cli.user_input(f"policy {policy}"):
+            policy = policies.load(policy, policy_class(args.policy_class, "--policy-class"))
+    how = (args.device, args.dtype, args.dense_check, args.trust)
+    runner = prepare(policy, args.task, task_options, options, *how)
+    schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
+    pace = None if args.fps is None else Pace(args.fps)
+    reader = in_tubelets(reader, runner.tubelet)
+    results = run_frames(reader, runner, schedule, args.max_frames, pace)
+    _write(results, reader, runner.task.class_names, args, pace)
+
+
+def _write(
+    results: Iterator[FrameResult],
+    reader: FrameReader,
+    names: Sequence[str],
+    args: argparse.Namespace,
+    pace: Pace | None = None,
+) -> None:
+    """Writes results as they come; whatever ends the run, what was written is finished and summed up."""
+    summary = Summary()
+    total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
+    messages = sys.stderr if args.json == "-" else sys.stdout
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: print("\n".join(summary.lines(reader.origin.skipped)), file=messages))
+        if pace is not None:
+            stack.callback(lambda: print(pace.summary(), file=messages))
+        sound = sound_of(reader.origin) if args.out else None
+        stack.callback(_say_what_lacks, args.out, sound, messages)
+        video = stack.enter_context(VideoWriter(args.out, reader.fps, sound)) if args.out else None
+        lines = open_lines(args.json, stack)
+        # `disable=None`: no progress where stderr is no terminal.
+        progress = stack.enter_context(tqdm(total=total, unit="frame", dynamic_ncols=True, leave=False, disable=None))
+        for result in results:
+            summary.add(result)
+            if lines is not None:
+                write_line(result, lines)
+            if video is not None:
+                video.write(picture(result, names, args.overlay), result.time)
+            progress.update()
+            progress.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
+
+
+def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:
+    """A frame with its predictions, and with the token mask and a header if `overlay`; uint8 RGB."""
+    if not overlay:
+        return annotate(result.frame, result.predictions, class_names=names)
+    asked = "" if result.budget is None else f" | budget {result.budget:.1%}"
+    what = "flush" if result.flush else f"{result.updated:.1%} of tokens updated"
+    header = f"frame {result.index} | MACs {result.macs_ratio:.1%} of dense{asked} | {what}"
+    # On a flush everything is new; a tint all over would only hide the picture.
+    return annotate(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
+
+
+def _say_what_lacks(path: str, sound: Sound | None, messages: TextIO) -> None:
+    if sound is not None and sound.left_out is not None:
+        print(f"{path} lacks sound: {sound.left_out}", file=messages)
