@@ -10,6 +10,7 @@ from typing import NoReturn, get_args
 import policies
 from eventful.devices import DTYPES
 from eventful.errors import UserError
+from eventful.live.reconnect import OnError
 from eventful.user_code import LEARNED
 from policies.protocol import Granularity, Policy
 
@@ -102,6 +103,13 @@ def parser(command: str) -> argparse.ArgumentParser:
     run.add_argument("--device", help="such as cuda:0; the first GPU if there is one, else the CPU")
     run.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     run.add_argument("--max-frames", metavar="N", type=_natural, help="stop after N frames")
+    run.add_argument(
+        "--on-error",
+        choices=get_args(OnError),
+        default="stop",
+        help="what a live source does that breaks, falls silent or changes its size: end the run (stop), or come back, "
+        "and go on anew (flush) or from what was known (skip)",
+    )
     run.add_argument("--source-fps", type=_positive, help="frames per second of still pictures (25)")
     return p
 

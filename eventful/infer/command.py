@@ -18,10 +18,11 @@ from eventful.checks.outputs import refuse_same_files
 from eventful.infer.arguments import parser
 from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
+from eventful.live.pace import Pace
+from eventful.live.reconnect import reconnecting
 from eventful.user_code import policy_class
 from eventful.video.frames import FrameReader, in_tubelets
 from eventful.video.overlay import annotate
-from eventful.video.pace import Pace
 from eventful.video.reader import images_in, read_frames
 from eventful.video.run_summary import Summary
 from eventful.video.runner import FrameResult
@@ -40,7 +41,7 @@ def _main(argv: Sequence[str]) -> None:
     args = parser(COMMAND).parse_args(argv)
     pictures = images_in(Path(args.video)) if os.path.isdir(args.video) else []
     refuse_same_files(args.video, pictures, args.weights, args.out, None if args.json == "-" else args.json)
-    reader = read_frames(args.video, args.source_fps)
+    reader = reconnecting(lambda: read_frames(args.video, args.source_fps), args.on_error)
     policy = args.heuristic or args.policy
     given = {"model": args.model, "weights": args.weights, "image_size": args.size}
     task_options = {key: value for key, value in given.items() if value is not None}
@@ -69,7 +70,7 @@ def _write(
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: print("\n".join(summary.lines(reader.origin.skipped)), file=messages))
+        stack.callback(lambda: print("\n".join(summary.lines(reader.origin)), file=messages))
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
         sound = sound_of(reader.origin) if args.out else None

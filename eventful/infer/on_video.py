@@ -16,11 +16,12 @@ from eventful import cli
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer.arguments import BudgetSchedule
+from eventful.live.pace import Pace
+from eventful.live.reconnect import OnError, reconnecting
 from eventful.model import wrap
 from eventful.tasks import Task, clip_options, load_task, nearest, recorded_task, saliency_of
 from eventful.trust import options_of_checkpoint
 from eventful.video.frames import FrameReader, in_tubelets
-from eventful.video.pace import Pace
 from eventful.video.reader import read_frames
 from eventful.video.runner import FrameResult, VideoRunner
 from policies import Provenance, TrainablePolicy
@@ -42,6 +43,7 @@ def run(
     max_frames: int | None = None,
     rate: float | None = None,
     trust: bool = False,
+    on_error: OnError = "stop",
 ) -> Iterator[FrameResult]:
     """Runs a policy on a video.
 
@@ -60,6 +62,7 @@ def run(
         max_frames: Largest number of frames; all if None.
         rate: Frames per second to hold by turning the budget at every frame; excludes `budget`. None for none.
         trust: Whether files that the checkpoint names are opened although it was not trained here.
+        on_error: What a live source does that breaks (`eventful.live.reconnect`): `stop`, `flush` or `skip`.
 
     Yields:
         A `FrameResult` for each frame, as soon as it is there.
@@ -73,7 +76,7 @@ def run(
     schedule = [(0, budget)] if isinstance(budget, int | float) else budget
     if rate is not None and schedule:
         raise UserError("a rate turns the budget itself: give rate or budget, not both")
-    frames = in_tubelets(read_frames(video), runner.tubelet)
+    frames = in_tubelets(reconnecting(lambda: read_frames(video), on_error), runner.tubelet)
     return run_frames(frames, runner, schedule, max_frames, None if rate is None else Pace(rate))
 
 
@@ -114,8 +117,11 @@ def run_frames(
     """Runs frames one by one, and sets the policy's budget where the schedule changes it, or as the pace asks."""
     policy = runner.model.policy
     changes = dict(_checked(schedule or ([] if pace is None else [(0, pace.budget)]), policy))
-    done = perf_counter()
+    done, cuts = perf_counter(), frames.cuts
     for index, (frame, time) in enumerate(itertools.islice(frames.timed(), max_frames)):
+        if frames.cuts != cuts:
+            runner.flush()
+            cuts = frames.cuts
         if index in changes:
             policy.budget = changes[index]
         if frames.live:

@@ -40,6 +40,8 @@ class FrameReader(abc.ABC):
         count: Number of frames if the source says so, else None. Not every source tells the truth.
         skipped: Number of damaged packets that were left out so far; always 0 unless the source is live.
         live: Whether frames come when they happen, and are waited for.
+        cuts: Number of times so far that the next frame has nothing to do with the one before.
+        reconnections: Number of times so far that a live source has come back.
     """
 
     source: str
@@ -47,6 +49,8 @@ class FrameReader(abc.ABC):
     count: int | None
     skipped: int = 0
     live: bool = False
+    cuts: int = 0
+    reconnections: int = 0
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Frame]:
@@ -109,6 +113,8 @@ class TubeletReader(FrameReader):
         """See `FrameReader.timed`."""
         held: list[TimedFrame] = []
         for timed in islice(self._reader.timed(), None, None, self._tubelet.stride):
+            if self._reader.cuts != self.cuts:
+                held, self.cuts = [], self._reader.cuts
             held.append(timed)
             if len(held) == self._tubelet.frames:
                 yield _stacked(held)

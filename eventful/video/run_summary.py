@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from eventful.video.frames import FrameReader
 from eventful.video.runner import FrameResult
 
 MIB = 2**20
@@ -40,11 +41,11 @@ class Summary:
             self._dense.append(result.dense.seconds)
             self._steady.append(result.seconds)
 
-    def lines(self, skipped: int = 0) -> list[str]:
+    def lines(self, source: FrameReader) -> list[str]:
         """The summary, one fact a line.
 
         Args:
-            skipped: Number of damaged packets that the video source left out.
+            source: Reader of the frames.
         """
         if not self.frames:
             return ["no frames"]
@@ -56,8 +57,10 @@ class Summary:
         ]
         if self._distances:
             lines += self._dense_lines()
-        if skipped:
-            lines.append(f"{skipped} damaged packets of the live source were left out")
+        if source.skipped:
+            lines.append(f"{source.skipped} damaged packets of the live source were left out")
+        if source.reconnections:
+            lines.append(f"the live source came back {source.reconnections} times")
         return [*lines, f"peak memory: {peak_memory()}"]
 
     def _macs_line(self) -> str:

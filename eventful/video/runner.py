@@ -96,6 +96,11 @@ class VideoRunner:
         self._state: StreamState | None = None
         self._index = 0
 
+    def flush(self) -> None:
+        """Has everything computed in the next frame, which has nothing to do with the one before."""
+        if self._state is not None:
+            self._state.flush_B = torch.ones_like(self._state.flush_B)
+
     @torch.inference_mode()
     def step(self, frame: Frame, time: float | None = None) -> FrameResult:
         """Runs the next frame.

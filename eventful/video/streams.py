@@ -39,7 +39,9 @@ class StreamReader(FrameReader):
 
     def __init__(self, source: str, live: bool = False) -> None:
         self.source, self.live = source, live
-        with open_source(source) as container:
+        self._connected: Any = None
+        with contextlib.ExitStack() as closing:
+            container = closing.enter_context(open_source(source))
             stream = _film(container)
             self.count = stream.frames or None
             self.has_sound = bool(container.streams.audio)
@@ -49,6 +51,10 @@ class StreamReader(FrameReader):
                 rates.reverse()
             plausible = (plausible_fps(rate, stream.time_base) for rate in rates)
             self.fps = next((fps for fps in plausible if fps), DEFAULT_FPS)
+            if live:
+                # Not every server takes a second connection, and what it sends meanwhile would be lost.
+                closing.pop_all()
+                self._connected = container
         self.clock = FrameClock(self.fps)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -59,7 +65,8 @@ class StreamReader(FrameReader):
         self.clock = FrameClock(self.fps)
         first: tuple[int, ...] = ()
         name = f"video {self.source}"
-        with open_source(self.source) as container:
+        container, self._connected = self._connected or open_source(self.source), None
+        with container:
             aspect = _film(container).sample_aspect_ratio
             for k, picture in enumerate(self._decoded(container)):
                 frame = as_displayed(picture, aspect, name)

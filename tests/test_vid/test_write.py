@@ -51,9 +51,10 @@ def test_doom_clips_run_through_the_reader_of_vid(tmp_path, monkeypatch, capsys)
     pytest.importorskip("vizdoom")
     monkeypatch.setenv("EVENTFUL_CACHE", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as end:
-        export.main(["--format", "vid", "--split", "val", "--count", "1", "--out", str(tmp_path / "vid")])
-    assert end.value.code == 0 and "64 frames of 1 clips" in capsys.readouterr().out
-    (recorded,) = load_split("val", 1)
+        length = ["--count", "1", "--frames", "6", "--step", "4"]
+        export.main(["--format", "vid", "--split", "val", *length, "--out", str(tmp_path / "vid")])
+    assert end.value.code == 0 and "6 frames of 1 clips" in capsys.readouterr().out
+    (recorded,) = load_split("val", 1, 6, 4)
     (sequence,) = read_official(tmp_path / "vid", "val", classes=export.CLASSES).sequences
     assert sequence.clip == recorded.name and all(map(same, sequence.targets, recorded.targets))
     pixels = torch.stack(list(sequence.images()))
@@ -66,6 +67,7 @@ def test_doom_clips_run_through_the_reader_of_vid(tmp_path, monkeypatch, capsys)
         (["--format", "vid", "--clip", "1"], "--clip has no meaning with --format vid"),
         (["--count", "1"], "--count has no meaning with --format video"),
         (["--format", "vid", "--count", "0"], "must be positive"),
+        (["--frames", "0"], "must be positive"),
         (["--split", "none"], "no split 'none'"),
     ],
 )

@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from envs.vid.labelled import LabelledVideos, class_list
+from envs.vid.labelled import LabelledVideos, Layout, class_list
 from envs.vitdet.canvas import Canvas
 from envs.vitdet.detector import DetectionHead, vitdet_vid
 from envs.vitdet.weights import DetectorFacts, save_detector
@@ -66,7 +66,7 @@ class VitdetConfig(Recipe):
     """
 
     root: str = "???"
-    layout: str = "official"
+    layout: Layout = "official"
     classes: list[str] | None = None
     train_split: str = "train"
     test_splits: list[str] = field(default_factory=lambda: ["val"])
@@ -109,9 +109,9 @@ class _Run:
     def __init__(self, config: VitdetConfig) -> None:
         self._config, self._out = config, Path(config.out)
         self._classes, self._canvas = class_list(config.classes), Canvas(config.canvas)
-        self._videos = LabelledVideos(Path(config.root), cast(Any, config.layout), self._classes)
-        self._split = self._videos.split(config.train_split)
-        self._tests = {name: self._videos.split(name) for name in config.test_splits}
+        videos = LabelledVideos(Path(config.root), config.layout, self._classes)
+        self._split = videos.split(config.train_split)
+        self._tests = {name: videos.split(name) for name in config.test_splits}
         torch.manual_seed(config.seed)
         self._vit = self._make(config.weights)
         start_backbone(self._vit, config.backbone)

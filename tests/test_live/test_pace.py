@@ -15,7 +15,7 @@ from footage import write_video
 import policies
 from eventful import infer
 from eventful.errors import UserError
-from eventful.video.pace import LEAST, Pace
+from eventful.live.pace import LEAST, Pace
 
 Load = Callable[[float], float]
 

@@ -1,0 +1,1 @@
+"""Live sources: a frame rate that is held, connections that come back."""
