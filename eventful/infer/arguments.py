@@ -73,6 +73,15 @@ def parser(command: str) -> argparse.ArgumentParser:
         "--dense-check", metavar="N", type=_natural, default=0, help="compare every Nth frame with the dense model"
     )
 
+    out.add_argument(
+        "--compare",
+        metavar="NAME,...",
+        type=lambda text: text.split(","),
+        help="run several policies side by side at the same budget: learned (that of --policy), dense, top-r, "
+        "saliency, random, periodic, nothing; beside --out, OUT-updates.png shows where updates went, OUT-motion.png "
+        "when",
+    )
+
     budget = p.add_mutually_exclusive_group()
     budget.add_argument("--budget", metavar="SHARE", type=_share, help="share of the dense MACs, in (0, 1]")
     budget.add_argument(

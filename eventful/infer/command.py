@@ -15,7 +15,9 @@ from tqdm import tqdm
 import policies
 from eventful import cli
 from eventful.checks.outputs import refuse_same_files
+from eventful.errors import UserError
 from eventful.infer.arguments import parser
+from eventful.infer.compare import Comparison, write_picture
 from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
@@ -25,7 +27,7 @@ from eventful.video.frames import FrameReader, in_tubelets
 from eventful.video.overlay import annotate
 from eventful.video.reader import images_in, read_frames
 from eventful.video.run_summary import Summary
-from eventful.video.runner import FrameResult
+from eventful.video.runner import FrameResult, VideoRunner
 from eventful.video.sound import Sound, sound_of
 from eventful.video.writer import VideoWriter
 
@@ -51,11 +53,47 @@ def _main(argv: Sequence[str]) -> None:
             policy = policies.load(policy, policy_class(args.policy_class, "--policy-class"))
     how = (args.device, args.dtype, args.dense_check, args.trust)
     runner = prepare(policy, args.task, task_options, options, *how)
+    if args.compare is not None:
+        compare(in_tubelets(reader, runner.tubelet), runner, args)
+        return
     schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
     pace = None if args.fps is None else Pace(args.fps)
     reader = in_tubelets(reader, runner.tubelet)
     results = run_frames(reader, runner, schedule, args.max_frames, pace)
     _write(results, reader, runner.task.class_names, args, pace)
+
+
+def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) -> None:
+    """Runs several policies side by side; whatever ends the run, what was written is finished and summed up.
+
+    Raises:
+        UserError: For settings that do not go with a comparison.
+    """
+    budget = args.budget if args.budget is not None else runner.model.policy.budget
+    if args.fps is not None or args.budget_schedule or not isinstance(budget, float):
+        raise UserError("--compare needs one budget for all: --budget SHARE, and neither --fps nor --budget-schedule")
+    comparison = Comparison(runner, args.compare, budget, args.dense_check)
+    beside = None if args.out is None else Path(args.out).with_suffix("")
+    with contextlib.ExitStack() as stack:
+        stack.callback(
+            lambda: print("\n".join(comparison.table()), file=sys.stderr if args.json == "-" else sys.stdout)
+        )
+        video = stack.enter_context(VideoWriter(args.out, reader.fps)) if args.out else None
+        lines = open_lines(args.json, stack)
+        progress = stack.enter_context(tqdm(total=reader.count, unit="frame", leave=False, disable=None))
+        for results in comparison.run(reader, args.max_frames):
+            for name, result in results.items():
+                if lines is not None:
+                    write_line(result, lines, policy=name)
+            if video is not None:
+                video.write(
+                    comparison.panels(results, runner.task.class_names, args.overlay), next(iter(results.values())).time
+                )
+            progress.update()
+    heat = comparison.heat_map()
+    if beside is not None and heat is not None:
+        write_picture(beside.with_name(f"{beside.name}-updates.png"), heat)
+        comparison.write_curve(beside.with_name(f"{beside.name}-motion.png"))
 
 
 def _write(

@@ -25,14 +25,14 @@ def open_lines(path: str | None, stack: contextlib.ExitStack) -> TextIO | None:
     return stack.enter_context(open(path, "w", encoding="utf-8"))
 
 
-def write_line(result: FrameResult, file: TextIO) -> None:
-    """Writes one frame's result, at once.
+def write_line(result: FrameResult, file: TextIO, **facts: Any) -> None:
+    """Writes one frame's result, at once, and further facts before it.
 
     Raises:
         UserError: If the disk is full; the lines before are there.
     """
     try:
-        print(json.dumps(record(result), allow_nan=False), file=file, flush=True)
+        print(json.dumps(facts | record(result), allow_nan=False), file=file, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
