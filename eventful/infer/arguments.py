@@ -56,7 +56,12 @@ def parser(command: str) -> argparse.ArgumentParser:
     )
 
     out = p.add_argument_group("output")
-    out.add_argument("--out", metavar="FILE", type=expanduser, help="annotated video to write (.mp4, .mkv)")
+    out.add_argument(
+        "--out",
+        metavar="FILE",
+        type=expanduser,
+        help="annotated video to write (.mp4, .mkv), or animated picture (.webp)",
+    )
     out.add_argument(
         "--json",
         metavar="FILE",

@@ -23,6 +23,7 @@ from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
 from eventful.live.reconnect import reconnecting
 from eventful.user_code import policy_class
+from eventful.video.animation import SUFFIXES, AnimationWriter
 from eventful.video.frames import FrameReader, in_tubelets
 from eventful.video.overlay import annotate
 from eventful.video.reader import images_in, read_frames
@@ -78,7 +79,7 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
         stack.callback(
             lambda: print("\n".join(comparison.table()), file=sys.stderr if args.json == "-" else sys.stdout)
         )
-        video = stack.enter_context(VideoWriter(args.out, reader.fps)) if args.out else None
+        video = _writer(args.out, reader.fps, None, stack)
         lines = open_lines(args.json, stack)
         progress = stack.enter_context(tqdm(total=reader.count, unit="frame", leave=False, disable=None))
         for results in comparison.run(reader, args.max_frames):
@@ -111,9 +112,9 @@ def _write(
         stack.callback(lambda: print("\n".join(summary.lines(reader.origin)), file=messages))
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
-        sound = sound_of(reader.origin) if args.out else None
+        sound = sound_of(reader.origin) if args.out and not _is_animation(args.out) else None
         stack.callback(_say_what_lacks, args.out, sound, messages)
-        video = stack.enter_context(VideoWriter(args.out, reader.fps, sound)) if args.out else None
+        video = _writer(args.out, reader.fps, sound, stack)
         lines = open_lines(args.json, stack)
         # `disable=None`: no progress where stderr is no terminal.
         progress = stack.enter_context(tqdm(total=total, unit="frame", dynamic_ncols=True, leave=False, disable=None))
@@ -136,6 +137,21 @@ def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:
     header = f"frame {result.index} | MACs {result.macs_ratio:.1%} of dense{asked} | {what}"
     # On a flush everything is new; a tint all over would only hide the picture.
     return annotate(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
+
+
+def _is_animation(path: str) -> bool:
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def _writer(
+    path: str | None, fps: float, sound: Sound | None, stack: contextlib.ExitStack
+) -> VideoWriter | AnimationWriter | None:
+    """What writes the frames, finished by the stack; None where none are to be written."""
+    if path is None:
+        return None
+    if _is_animation(path):
+        return stack.enter_context(AnimationWriter(path, fps))
+    return stack.enter_context(VideoWriter(path, fps, sound))
 
 
 def _say_what_lacks(path: str, sound: Sound | None, messages: TextIO) -> None:

@@ -105,4 +105,9 @@ def test_the_command(runner: VideoRunner, video: Path, tmp_path: Path, capsys: A
         assert sum(1 for _ in film.decode(video=0)) == 6
     assert (tmp_path / "compare-updates.png").exists() and (tmp_path / "compare-motion.png").exists()
     assert "learned" in capsys.readouterr().out
+    assert run("--budget", 0.4, "--out", tmp_path / "a.webp", "--max-frames", 3) == 0
+    with Image.open(tmp_path / "a.webp") as animation:
+        assert (animation.format, animation.n_frames) == ("WEBP", 3)
+        animation.load()
+        assert animation.info["duration"] == 100, "milliseconds of a frame at 10 frames a second"
     assert run("--fps", 10) == 2 and "--compare needs one budget" in capsys.readouterr().err
