@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from PIL import Image
 
@@ -56,7 +57,7 @@ class AnimationWriter:
         ends = [*self._times[1:], self._times[-1] + 1 / self._fps]
         durations = [max(round(1000 * (end - begin)), 1) for begin, end in zip(self._times, ends, strict=True)]
         first, *rest = self._images
-        options = {"quality": 60, "method": 4} if self.path.suffix == ".webp" else {}
+        options: dict[str, Any] = {"quality": 60, "method": 4} if self.path.suffix == ".webp" else {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             first.save(self.path, save_all=True, append_images=rest, duration=durations, loop=0, **options)
