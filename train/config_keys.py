@@ -48,6 +48,11 @@ def usage(command: str) -> str:
     return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--quiet] [--version] [--help]"
 
 
+def purpose(cls: Any) -> str:
+    """What a config is for."""
+    return inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
+
+
 def examples(cls: Any) -> list[str]:
     """Command lines under `Examples:` in the docstring of a config."""
     return _section(cls, "Examples").split("\n")
@@ -60,7 +65,7 @@ def words(cls: Any) -> list[str]:
 
 def help_text(cls: Any, command: str) -> str:
     """Usage, all keys with their types, defaults and docs, the options and examples."""
-    lines = [f"usage: {usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
+    lines = [f"usage: {usage(command)}", "", purpose(cls), "", "keys:"]
     for leaf in leaves(cls):
         default = "required" if leaf.default == "???" else leaf.default
         within = f" in {leaf.within}" if leaf.within else ""
