@@ -10,6 +10,7 @@ A training notes the digest of what its checkpoints record in `$XDG_DATA_HOME/ev
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -88,5 +89,6 @@ def _texts(value: Any) -> bool:
 
 def _note(provenance: Provenance) -> Path:
     root = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    record = json.dumps(provenance.to_dict(), sort_keys=True)
+    # Hash and command name nothing that is opened; versions that do not know them must find the note, too.
+    record = json.dumps(dataclasses.replace(provenance, backbone="", command="").to_dict(), sort_keys=True)
     return Path(root) / "eventful-policies" / "trained" / hashlib.sha256(record.encode()).hexdigest()

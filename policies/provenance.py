@@ -1,7 +1,8 @@
 """What a checkpoint says of its origin: the task and the options that the policy was trained with.
 
 On disk it is the entry `provenance` of `config.json`: `{"format": 1, "task": {"name": ..., ...}, "options": {...}}`,
-`"policy"` for classes of a user's own, and `"objective": {...}`. Version 0.1 wrote the same without a format.
+`"policy"` for classes of a user's own, `"objective": {...}`, `"backbone"` and `"command"`. Version 0.1 wrote the same
+without a format; versions that know nothing of an entry read the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_TEXTS = ("policy", "backbone", "command")
 FORMAT = 1
 """Raised when the meaning of an entry changes."""
 
@@ -26,6 +28,8 @@ class Provenance:
         options: Keyword arguments of `eventful.wrap`, such as the granularity.
         policy: Class of the policy, `MODULE:CLASS`; empty for those of this package.
         objective: What it was trained to keep: weights of the kinds of damage; empty if they are not known.
+        backbone: Content hash of the weights of the model that it was trained in; empty if it is not known.
+        command: Command line of its training; empty if it is not known.
     """
 
     task: str = ""
@@ -33,6 +37,8 @@ class Provenance:
     options: Mapping[str, Any] = field(default_factory=dict)
     policy: str = ""
     objective: Mapping[str, float] = field(default_factory=dict)
+    backbone: str = ""
+    command: str = ""
 
     @classmethod
     def of(cls, value: Provenance | Mapping[str, Any] | None) -> Provenance:
@@ -55,17 +61,19 @@ class Provenance:
             task, options, objective = json.loads(json.dumps([dict(table) for table in tables]))
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"provenance must be plain data: {error}") from error
-        name, policy = task.pop("name", ""), value.get("policy", "")
-        if not isinstance(name, str) or not isinstance(policy, str):
-            raise ValueError(f"provenance must name its task and policy by texts, got {name!r} and {policy!r}")
+        texts = {"task": task.pop("name", "")} | {entry: value.get(entry, "") for entry in _TEXTS}
+        for entry, text in texts.items():
+            if not isinstance(text, str):
+                raise ValueError(f"provenance must name its {entry} by a text, got {text!r}")
         for kind, weight in objective.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
                 raise ValueError(f"provenance: the objective's {kind} must be a number, got {weight!r}")
-        return cls(name, task, options, policy, objective)
+        name = texts.pop("task")
+        return cls(name, task, options, objective=objective, **texts)
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data that `of` reads."""
         task = {"name": self.task, **self.task_options} if self.task else {}
         kept = {"format": FORMAT, "task": task, "options": dict(self.options)}
-        own = {"policy": self.policy, "objective": dict(self.objective)}
+        own: dict[str, Any] = {"objective": dict(self.objective)} | {entry: getattr(self, entry) for entry in _TEXTS}
         return kept | {name: entry for name, entry in own.items() if entry}

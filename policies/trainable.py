@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from policies.age_bound import checked_max_age, overdue, with_overdue
@@ -39,6 +40,7 @@ from policies.tensor_file import read_tensors, write_tensors
 
 Select = Literal["threshold", "top"]
 _ON_THE_HUB = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+CARD = "README.md"
 CERTAIN = 1e3
 """Score of a token that is updated in any case."""
 DEFAULT_BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
@@ -75,6 +77,7 @@ class TrainablePolicy(
         table: Thresholds on (weighted) log error by budget and gate.
         log_error_mean_G: Usual log error of each gate, to tell large from small.
         log_error_std_G: Its standard deviation.
+        card: Model card that came with the checkpoint, and goes with it when it is saved or pushed; empty for none.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -82,6 +85,7 @@ class TrainablePolicy(
 
     log_error_mean_G: Tensor
     log_error_std_G: Tensor
+    card: str = ""
 
     def __init__(
         self,
@@ -232,6 +236,8 @@ class TrainablePolicy(
         text = json.dumps(self.settings(), sort_keys=True, indent=2)
         (save_directory / CONFIG_NAME).write_text(text)
         write_tensors(self, json.loads(text), save_directory / SAFETENSORS_SINGLE_FILE)
+        if self.card and not (save_directory / CARD).exists():
+            (save_directory / CARD).write_text(self.card, encoding="utf-8")
 
     @classmethod
     def _from_pretrained(
@@ -254,7 +260,17 @@ class TrainablePolicy(
         tensors = read_tensors(files[1], config, like)
         policy = cls(**settings)
         policy.load_state_dict(tensors, strict=False)  # what has several names is stored under one
+        policy.card = _card_of(folder, model_id, where)
         return policy.to(map_location)
+
+
+def _card_of(folder: Path, model_id: str, where: Mapping[str, Any]) -> str:
+    """The card beside a checkpoint, empty if there is none."""
+    try:
+        path = folder / CARD if folder.is_dir() else Path(hf_hub_download(model_id, CARD, **where))
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, EntryNotFoundError):
+        return ""
 
 
 def class_name(kind: type) -> str:

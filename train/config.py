@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -114,6 +115,30 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end="")
         raise SystemExit(0)
     return config
+
+
+def command_line(config: Any, command: str, but: Sequence[str] = ()) -> str:
+    """The command line that says what a config says, without a file.
+
+    Args:
+        config: Instance of a config.
+        command: Name of the command.
+        but: Keys that are left out.
+    """
+    words = []
+    for leaf in leaves(type(config)):
+        group, _, _ = leaf.path.rpartition(".")
+        chosen = bool(group) and getattr(type(config)(), group) is None and attrgetter(group)(config) is not None
+        value = _value(config, leaf)
+        if leaf.path not in but and (chosen or value != leaf.default):
+            text = value if isinstance(value, str) else _flow(value)
+            words.append(f"{leaf.path}={text}")
+    return shlex.join([*command.split(), *words])
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line, without the mark at the end of a document."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1 << 16).removesuffix("...\n").strip()
 
 
 def _sources(cls: Any, argv: Sequence[str], command: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:

@@ -18,6 +18,7 @@ import torch
 import eventful
 from envs.task import Clip, VideoTask, has_metric, offers
 from eventful import EventfulModel, cli
+from eventful.checks.backbone import backbone_hash, warn_of_other_backbone
 from eventful.console.output import progress, say
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
@@ -25,7 +26,7 @@ from eventful.tasks import saliency_of
 from policies import All, PolicyMismatch, TrainablePolicy
 from policies.protocol import Granularity
 from train.calibration import CalibrationFrames, calibration_frames
-from train.config import load_config
+from train.config import command_line, load_config
 from train.evaluate_config import EvaluateConfig, check, checkpoint_paths, completed, load_policies
 from train.evaluation import plots, tables
 from train.evaluation.bootstrap import resample_clips
@@ -40,7 +41,7 @@ from train.evaluation.rules import Rules
 from train.evaluation.summary import summary
 from train.evaluation.tuning import Tuner
 from train.files.folder_lock import only_run_in
-from train.task_config import make_task, task_options
+from train.task_config import WHERE_AND_HOW, make_task, task_options
 
 TIMED = ("TopR", "CalibratedThreshold", "SaliencyThreshold")
 """Rules that are timed beside the learned policy."""
@@ -95,6 +96,11 @@ class _Evaluation:
             raise UserError("motion_compensation is read by policies with one decision per frame only (there is none)")
         if not policies:
             self._notes.append("no policy=FOLDER was given: the heuristics alone")
+        about = {"backbone": backbone_hash(self._task.model)}
+        if task is None:
+            about["command"] = command_line(asked, COMMAND, but=WHERE_AND_HOW)
+        for policy in policies.values():
+            warn_of_other_backbone(policy.provenance, about["backbone"], task_options(config))
         self._task.model.to(self._device, self._dtype)
         self._footage = self._held_out()
         self._draws = resample_clips(len(self._footage.clips), config.bootstrap, config.bootstrap_seed)
@@ -102,7 +108,7 @@ class _Evaluation:
         self._maker = PolicyMaker(self._rules, self._oracle, config.budgets, policies)
         self._frames: CalibrationFrames | None = None
         self._metric_name = self._task.metric_name if has_metric(self._task) else None
-        self._results = ResultsFile(self._out / "results.jsonl", self._setting(), self._metric_name)
+        self._results = ResultsFile(self._out / "results.jsonl", self._setting(), self._metric_name, about)
 
     def run(self) -> Comparison:
         """Runs what is missing, then writes what was found."""

@@ -113,7 +113,7 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
     for path in checkpoint_paths(config):
         with cli.user_input(f"policy={path}"):
             policy = load_policy(path, kind).to(device_named(config.device))
-        name = f"{Path(path).parent.name}/{Path(path).name} {digest(policy, *_told_apart(policy))}".lstrip("/")
+        name = f"{Path(path).parent.name}/{Path(path).name} {policy_digest(policy)}".lstrip("/")
         if name in policies:
             raise UserError(f"policy={path} is there twice")
         policies[name] = policy
@@ -122,9 +122,10 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
     return policies
 
 
-def _told_apart(policy: TrainablePolicy) -> list[object]:
-    """Settings that change what a policy does, next to its weights; those that it does not use are left out."""
-    return [policy.feedback] if policy.max_age is None else [policy.feedback, policy.max_age]
+def policy_digest(policy: TrainablePolicy) -> str:
+    """Digits that change with a policy's weights and settings, with which its name in an evaluation ends."""
+    # Settings that it does not use are left out.
+    return digest(policy, *([policy.feedback] if policy.max_age is None else [policy.feedback, policy.max_age]))
 
 
 def completed(

@@ -26,6 +26,7 @@ from envs.engine import SelectionEngine
 from envs.rewards import Reward
 from envs.task import VideoTask, offers
 from eventful import cli
+from eventful.checks.backbone import backbone_hash
 from eventful.console.output import say
 from eventful.devices import device_named
 from eventful.errors import UserError
@@ -36,7 +37,7 @@ from policies import All, LearnedPolicy, Policy, Provenance, TrainablePolicy
 from policies import load as load_policy
 from train import distributed
 from train.calibration import CalibrationFrames, calibrate, calibration_frames, fit_table, install
-from train.config import load_config, part
+from train.config import command_line, load_config, part
 from train.estimators.budget_control import BudgetControl, BudgetOptions
 from train.estimators.gumbel import GumbelEstimator
 from train.estimators.oracle import OracleWarmStart
@@ -49,8 +50,10 @@ from train.files.run_identity import RunIdentity, contents_of
 from train.loop.start import StartRule, best_rule
 from train.loop.trainer import Trainer, TrainingSchedule
 from train.loop.validation import Validation
-from train.task_config import make_task, task_options, with_task
+from train.task_config import WHERE_AND_HOW, make_task, task_options, with_task
 from train.train_config import TrainConfig, check, model_options, objective_of, reward_of
+
+COMMAND = "eventful-train"
 
 
 def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
@@ -64,6 +67,7 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
     Raises:
         UserError: For settings that do not fit together or the machine.
     """
+    command = command_line(config, COMMAND, but=WHERE_AND_HOW) if task is None else ""
     config = with_task(config, task)
     check(config)
     device = device_named(distributed.own_device(config.device))
@@ -81,13 +85,8 @@ def train(config: TrainConfig, task: VideoTask | None = None) -> Path:
             task = make_task(config) if task is None else task
             task.clips("train")
         task.model.to(device)
-        model = eventful.wrap(
-            task.model,
-            All(),
-            saliency=saliency_of(task),
-            **model_options(config),
-        )
-        return _Run(config, task, model, ranks).run()
+        model = eventful.wrap(task.model, All(), saliency=saliency_of(task), **model_options(config))
+        return _Run(config, task, model, ranks, command).run()
 
 
 class _Run:
@@ -99,10 +98,12 @@ class _Run:
         task: VideoTask,
         model: eventful.EventfulModel,
         ranks: tuple[int, int],
+        command: str = "",
     ) -> None:
         self._config, self._task, self._model, self._ranks = config, task, model, ranks
         kept = _weights(objective_of(config, task))
-        self._provenance = Provenance(config.task, task_options(config), model_options(config), objective=kept)
+        origin: dict[str, Any] = {"objective": kept, "backbone": backbone_hash(task.model), "command": command}
+        self._provenance = Provenance(config.task, task_options(config), model_options(config), **origin)
         note_trained_here(self._provenance)
         self._kind = policy_class(config.policy, "policy")
         self._out = Path(config.out)
@@ -287,12 +288,12 @@ def _shown(objective: Objective) -> str:
 
 
 def _main(argv: Sequence[str]) -> None:
-    train(load_config(TrainConfig, argv, "eventful-train"))
+    train(load_config(TrainConfig, argv, COMMAND))
 
 
 def main() -> None:
     """Console entry point."""
-    cli.run("eventful-train", _main)
+    cli.run(COMMAND, _main)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from eventful.tasks import load_task
 
+WHERE_AND_HOW = ("out", "device", "threads")
+"""Keys that do not change what is computed; a command line that is recorded leaves them out."""
+
 
 @dataclass
 class TaskConfig:

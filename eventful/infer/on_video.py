@@ -13,6 +13,7 @@ import torch
 
 import policies
 from eventful import cli
+from eventful.checks.backbone import backbone_hash, warn_of_other_backbone
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer.arguments import BudgetSchedule
@@ -95,8 +96,11 @@ def prepare(
         with cli.user_input(f"policy {policy}"):
             policy = policies.load(policy)
     provenance = policy.provenance if isinstance(policy, TrainablePolicy) else Provenance()
+    used: Mapping[str, Any] = {}
     if task is None or isinstance(task, str):
-        task = _task(task, task_options or {}, provenance, trust)
+        task, used = _task(task, task_options or {}, provenance, trust)
+    if provenance.backbone:
+        warn_of_other_backbone(provenance, backbone_hash(task.model), used)
     with cli.user_input("policy"):
         run = {"saliency": saliency_of(task), **provenance.options, **(options or {})}
         unknown = [name for name in run if name not in _OPTIONS]
@@ -144,8 +148,10 @@ def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:
     return schedule
 
 
-def _task(name: str | None, given: Mapping[str, Any], trained: Provenance, trust: bool) -> Task:
-    """The named task, or the one of the checkpoint; options of the checkpoint hold for its own task only."""
+def _task(
+    name: str | None, given: Mapping[str, Any], trained: Provenance, trust: bool
+) -> tuple[Task, Mapping[str, Any]]:
+    """The named task, or the one of the checkpoint, and its options; the checkpoint's hold for its own task only."""
     if not (name or trained.task):
         raise UserError("the policy does not say which task it was trained for: give --task NAME")
     name = name or recorded_task(trained.task)
@@ -153,6 +159,6 @@ def _task(name: str | None, given: Mapping[str, Any], trained: Provenance, trust
     if name == trained.task:
         known = options_of_checkpoint(trained, given, trust, "--trust", but=clip_options(name))
     try:
-        return load_task(name, **known, **given)
+        return load_task(name, **known, **given), {**known, **given}
     except FileNotFoundError as error:
         raise UserError(f"{cli.one_line(error)} (the checkpoint's own; --weights FILE replaces it)") from error

@@ -23,6 +23,7 @@ from eventful.console.options import split_common
 from eventful.console.output import progress, quiet, say
 from eventful.infer.arguments import EXAMPLES, parser
 from train.benchmark import BenchmarkConfig
+from train.card.__main__ import CardConfig
 from train.config import load_config
 from train.config_keys import examples
 from train.curves import CurvesConfig
@@ -45,6 +46,7 @@ CONFIGS = {
     "eventful-tune": TuneConfig,
     "train.report": ReportConfig,
     "train.curves": CurvesConfig,
+    "train.card": CardConfig,
     "train.detector": DetectorConfig,
     "train.verbs": VerbsConfig,
     "train.vitdet": VitdetConfig,

@@ -101,6 +101,7 @@ class ResultsFile:
         path: Path of the JSON lines; created with its folder.
         setting: Plain data on which all runs depend.
         metric_name: Name of the task's metric, for whoever reads the file later.
+        about: Texts for whoever reads the file later, on which no run depends, such as the command line.
 
     Attributes:
         notes: Remarks for the user about the file that was found.
@@ -109,11 +110,17 @@ class ResultsFile:
         UserError: If the file is not one of these, or is damaged elsewhere than in its last line.
     """
 
-    def __init__(self, path: Path, setting: Mapping[str, Any], metric_name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        setting: Mapping[str, Any],
+        metric_name: str | None = None,
+        about: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.notes: list[str] = []
         head = {"format": FORMAT, "fingerprint": fingerprint(setting), "setting": dict(setting), "metric": metric_name}
-        self._head: dict[str, Any] = head
+        self._head: dict[str, Any] = head | {"about": dict(about or {})}
         self.records: dict[Key, Record] = {}
         self.latencies: dict[Key, Latency] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,12 +177,14 @@ class Finished:
         metric_name: Name of the task's metric; None for tasks without one.
         records: Finished runs.
         latencies: Measured times.
+        about: What the evaluation says of itself: its `command`, the `backbone`'s hash; empty for earlier versions'.
     """
 
     setting: Mapping[str, Any]
     metric_name: str | None
     records: Sequence[Record]
     latencies: Mapping[Key, Latency]
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_finished(folder: Path) -> Finished:
@@ -194,11 +203,11 @@ def read_finished(folder: Path) -> Finished:
     try:
         head, *rows = [json.loads(line) for line in lines]
         entries = [_entry(row) for row in rows]
-        setting, metric_name = head["setting"], head.get("metric")
+        setting, metric_name, about = head["setting"], head.get("metric"), dict(head.get("about", {}))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
     records = [entry for entry in entries if isinstance(entry, Record)]
-    return Finished(setting, metric_name, records, {e.key: e for e in entries if isinstance(e, Latency)})
+    return Finished(setting, metric_name, records, {e.key: e for e in entries if isinstance(e, Latency)}, about)
 
 
 def fingerprint(setting: Mapping[str, Any]) -> str:
