@@ -168,6 +168,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _read_override(cls: Any, override: str) -> dict[str, Any]:
     key, _, text = override.partition("=")
+    if not key.strip("[]. "):
+        raise UserError(f"override {override!r} names no key; overrides are written key=value")
     if _is_text(cls, key) and not _QUOTED.fullmatch(text):
         return {key: None if text == "null" else text}
     try:

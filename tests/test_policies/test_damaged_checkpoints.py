@@ -117,7 +117,7 @@ def test_half_precision_is_read_as_it_is(folder: Path) -> None:
         ({"budget": 0.2}, "the checksum is another"),
         ({"provenance": ["doom"]}, r"config\.json: provenance must be a table"),
         ({"provenance": {"task": {"name": 5}}}, r"config\.json: provenance must name its task by a text"),
-        ({"provenance": {"policy": ["a"]}}, r"config\.json: provenance must name its task by a text"),
+        ({"provenance": {"policy": ["a"]}}, r"config\.json: provenance must name its policy by a text"),
         ({"provenance": {"objective": {"output": "much"}}}, r"the objective's output must be a number, got 'much'"),
         ({"provenance": {"options": 3}}, "must hold tables"),
     ],

@@ -95,6 +95,8 @@ def test_values_with_equals_signs_and_names_like_numbers() -> None:
         ("optimiser=3", "override 'optimiser=3': optimiser must hold keys (optimiser.rate, optimiser.steps), got 3"),
         ("budgets=3", "override 'budgets=3': budgets must be list[float], got 3"),
         ("estimator=gumbl", "override 'estimator=gumbl': estimator must be gumbel | reinforce, got 'gumbl'"),
+        ("[=", "override '[=' names no key; overrides are written key=value"),
+        ("=3", "override '=3' names no key; overrides are written key=value"),
         ("budgets=[", "override 'budgets=[' has no valid value: did not find expected node content in line 2"),
         ("seed=-1", "seed must be at least 0, got -1"),
         ("estimator=${nothing}", "estimator: Invalid value '${nothing}', expected one of ['gumbel', 'reinforce']"),
