@@ -8,12 +8,14 @@ from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
 from eventful.families.eva import EvaBackbone
 from eventful.families.sam import SAMBackbone
+from eventful.families.towers.backbone import TowerBackbone
 from eventful.families.vit import ViTBackbone
 
-_FAMILIES: tuple[type[ViTBackbone] | type[EvaBackbone] | type[SAMBackbone], ...] = (
+_FAMILIES: tuple[type[ViTBackbone] | type[EvaBackbone] | type[SAMBackbone] | type[TowerBackbone], ...] = (
     ViTBackbone,
     EvaBackbone,
     SAMBackbone,
+    TowerBackbone,
 )
 
 
