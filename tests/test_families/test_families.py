@@ -15,6 +15,7 @@ from timm.layers import DiffAttention
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
+from tower_table import tower_lines
 
 import eventful
 import policies
@@ -258,7 +259,7 @@ def table() -> str:
         with pytest.raises(eventful.UnsupportedModel) as caught:
             adapt(make())
         lines.append(f"| {what} | {caught.value} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *tower_lines()]) + "\n"
 
 
 def test_supported_models_are_documented() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,13 +71,20 @@ def asking(arguments: Mapping[str, Any], granularity: Granularity) -> Iterator[N
     wanted.pop("return_dict", None)
     as_tuple = arguments.get("return_dict") is False
     if hidden:
-        with watched() as seen:
-            yield from _with(Asked(wanted, as_tuple, seen))
+        with watched() as seen, _in_force(Asked(wanted, as_tuple, seen)):
+            yield
     else:
-        yield from _with(Asked(wanted, as_tuple))
+        with _in_force(Asked(wanted, as_tuple)):
+            yield
 
 
-def _with(asked: Asked) -> Iterator[None]:
+def nothing_asked() -> AbstractContextManager[None]:
+    """A stretch of code in which the model is run for its own sake."""
+    return _in_force(None)
+
+
+@contextmanager
+def _in_force(asked: Asked | None) -> Iterator[None]:
     token = _NOW.set(asked)
     try:
         yield

@@ -20,9 +20,9 @@ from eventful.attention.rotary import RopeTable
 from eventful.errors import StreamError, UnsupportedModel
 from eventful.families.backbone import Backbone
 from eventful.families.block import Block
-from eventful.families.towers.asking import asked_now, asking
+from eventful.families.towers.asking import asked_now, asking, nothing_asked
 from eventful.families.towers.layers import adapt_layer, check_layers
-from eventful.families.towers.layouts import TOWERS, find_tower
+from eventful.families.towers.layouts import NOT_SUPPORTED, TOWERS, find_tower
 from eventful.families.towers.positions import RopeOfTower, TokenOrder, pixels, positions_between
 from eventful.families.towers.shell import answering, with_parts
 from policies.protocol import Granularity
@@ -42,8 +42,10 @@ class TowerBackbone(Backbone):
         name = find_tower(vit)
         if name is None:
             raise UnsupportedModel(f"{type(vit).__name__} has none of the towers {self.title}")
-        self._name = name
-        self._layout = TOWERS[type(vit.get_submodule(name)).__name__]
+        kind = type(vit.get_submodule(name)).__name__
+        if kind in NOT_SUPPORTED:
+            raise UnsupportedModel(f"{kind} {NOT_SUPPORTED[kind]}")
+        self._name, self._layout = name, TOWERS[kind]
         self.vit = vit
         config = self._tower.config
         check_layers(vit, self._tower, self._layers_name, self._layout)
@@ -122,6 +124,11 @@ class TowerBackbone(Backbone):
             seen = tuple(self._order.theirs(tokens) for tokens in asked.hidden)
             outputs = type(outputs)(**{**outputs, "hidden_states": seen})
         return outputs.to_tuple() if asked.as_tuple else outputs
+
+    def measure(self, frame: Tensor) -> tuple[float, float, Tensor]:
+        """See `Backbone.measure`."""
+        with nothing_asked():
+            return super().measure(frame)
 
     def asked(
         self, frame: Tensor | None, arguments: dict[str, Any], granularity: Granularity

@@ -125,6 +125,13 @@ TOWERS: dict[str, TowerLayout] = {
 """By the class of the tower."""
 
 
+NOT_SUPPORTED = {
+    "Siglip2VisionModel": "takes packed patches of any aspect (NaFlex) in place of frames; SigLIP 2 at a fixed size is "
+    "a SiglipVisionModel",
+}
+"""Towers that are known, and what is in the way."""
+
+
 def from_transformers(model: nn.Module) -> bool:
     """Whether the class of a module is one of `transformers`' own."""
     return type(model).__module__.startswith(PACKAGE)
@@ -138,6 +145,7 @@ def find_tower(model: nn.Module) -> str | None:
     if not from_transformers(model):
         return None
     for name, module in model.named_modules():
-        if type(module).__name__ in TOWERS and type(module).__module__ == type(model).__module__:
+        known = type(module).__name__ in TOWERS or type(module).__name__ in NOT_SUPPORTED
+        if known and type(module).__module__ == type(model).__module__:
             return name
     return None
