@@ -71,7 +71,7 @@ class TowerBackbone(Backbone):
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """See `Backbone.grid`."""
         config = self._tower.config
-        fixed, patch = _pair(config.image_size), _pair(config.patch_size)
+        fixed, patch = self.image_size, _pair(config.patch_size)
         if not self._layout.any_size and size != fixed:
             raise StreamError(f"the model takes frames of {fixed[0]}x{fixed[1]}, this one is {size[0]}x{size[1]}")
         grid = (size[0] // patch[0], size[1] // patch[1])
@@ -112,7 +112,13 @@ class TowerBackbone(Backbone):
         return tokens_BND
 
     def head(self, features: Tensor) -> Any:
-        """See `Backbone.head`: of two towers, what `get_image_features` returns, or all if there is text, too."""
+        """See `Backbone.head`: of two towers, what `get_image_features` returns, or all if there is text, too.
+
+        A `forward_head` that the model was given takes the place of all that, as with timm's models.
+        """
+        own = vars(self.vit).get("forward_head")
+        if own is not None:
+            return own(features)
         asked = asked_now()
         shell = self._without_layers(self._order.theirs(features))
         # Only its shape is looked at: the tokens are there already.
@@ -124,6 +130,15 @@ class TowerBackbone(Backbone):
             seen = tuple(self._order.theirs(tokens) for tokens in asked.hidden)
             outputs = type(outputs)(**{**outputs, "hidden_states": seen})
         return outputs.to_tuple() if asked.as_tuple else outputs
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of frames, by the configuration."""
+        return _pair(self._tower.config.image_size)
+
+    def dense(self, frame: Tensor) -> Tensor:
+        """The `features` of a frame (B, 3, H, W) by the tower's own code."""
+        return self._order.ours(self._tower(pixel_values=frame).last_hidden_state)
 
     def measure(self, frame: Tensor) -> tuple[float, float, Tensor]:
         """See `Backbone.measure`."""
