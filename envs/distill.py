@@ -6,6 +6,7 @@ Shape suffixes: B streams, C channels, H height, W width, D channels of the outp
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from envs.backbones import load_backbone
 from envs.footage import FootageClips, FootageTask, ModelInput, SplitRanges
+from envs.hub.load import as_timm_does
 from envs.output_distance import class_distance, dense_distance
 from envs.task import Metric, freeze
 from eventful.families import adapt
+from eventful.families.towers.backbone import TowerBackbone
 from eventful.user_code import load_user_code
 
 TOP = 5
@@ -71,10 +74,10 @@ class Distillation(FootageTask):
     ) -> None:
         ranges = SplitRanges.parse(train_frames, test_frames)
         if isinstance(model, nn.Module):
-            self.model = freeze(model)
+            self.model = freeze(as_timm_does(copy.copy(model)) if TowerBackbone.takes(model) else model)
         else:
             self.model = freeze(load_backbone(model, weights, image_size, num_classes))
-        self._has_head = head is not None or _has_head(self.model)
+        self._users_head = head is not None
         if head is not None:
             own: Any = self.model
             own.forward_head = load_user_code(head, "head") if isinstance(head, str) else head
@@ -89,18 +92,17 @@ class Distillation(FootageTask):
         `dense_distance`, 0 to 2.
         """
         rows, columns = adapt(self.model).grid(self._input.size)
-        return partial(_output_distance, patches=rows * columns) if self._has_head else None
+        return partial(_output_distance, patches=rows * columns) if self._users_head or _has_head(self.model) else None
 
     def metric(self) -> Metric | None:
         """None: fidelity comes from the features."""
         return None
 
-    def predictions(self, outputs: Any, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
-        """The five likeliest classes of each stream, or the norm of its feature vector (B, D) without a classifier."""
-        scored = _scored(outputs)
-        if not getattr(self.model, "num_classes", 0) or scored.dim() != 2:
-            return [[{"feature_norm": norm}] for norm in scored.float().flatten(1).norm(dim=1).tolist()]
-        return likeliest(scored, [str(k) for k in range(scored.shape[-1])])
+    def predictions(self, outputs: Tensor, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
+        """The five likeliest classes of each stream, or the norm of its outputs without a classifier of the model's."""
+        if self._users_head or not getattr(self.model, "num_classes", 0):
+            return [[{"feature_norm": norm}] for norm in outputs.float().flatten(1).norm(dim=1).tolist()]
+        return likeliest(outputs, [str(k) for k in range(outputs.shape[-1])])
 
 
 def likeliest(logits_BC: Tensor, names: Sequence[str]) -> list[list[dict[str, Any]]]:
@@ -123,17 +125,7 @@ def _has_head(model: nn.Module) -> bool:
     return any(True for head in found for _ in head.parameters())
 
 
-def _output_distance(outputs: Any, dense_outputs: Any, patches: int) -> Tensor:
-    ours, theirs = _scored(outputs), _scored(dense_outputs)
-    if ours.dim() == 2:
-        return class_distance(ours, theirs)
-    return dense_distance(ours, theirs)[:, -patches if ours.dim() == 3 else None :]
-
-
-def _scored(outputs: Any) -> Tensor:
-    """Of a model's outputs, the classes if there are any, else what is pooled, else the tokens."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    of_class = {name: getattr(outputs, name, None) for name in ("logits", "pooler_output", "image_embeds")}
-    found = [value for value in of_class.values() if value is not None]
-    return found[0] if found else outputs.last_hidden_state
+def _output_distance(outputs: Tensor, dense_outputs: Tensor, patches: int) -> Tensor:
+    if outputs.dim() == 2:
+        return class_distance(outputs, dense_outputs)
+    return dense_distance(outputs, dense_outputs)[:, -patches if outputs.dim() == 3 else None :]

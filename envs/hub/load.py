@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from eventful.cli import one_line
 from eventful.errors import EventfulError, UserError
-from eventful.families import adapt
 from eventful.families.towers.backbone import TowerBackbone
 
 PREFIX = "hf:"
@@ -63,7 +62,8 @@ def as_timm_does(
     """Gives a model of `transformers` the attributes that tasks look at.
 
     These are `pretrained_cfg` (size, mean, deviation, interpolation), `num_classes`, `num_prefix_tokens`,
-    `get_classifier` and `forward_features`.
+    `get_classifier`, `forward_features` and `forward_head`. Wrapped, the model returns what the last does: logits of
+    classes, else what is pooled, else the final tokens.
 
     Args:
         model: The model, which is changed.
@@ -73,9 +73,7 @@ def as_timm_does(
     Raises:
         UserError: If the model is none of the supported towers, or takes other frames than its processor makes.
     """
-    backbone = adapt(model)
-    if not isinstance(backbone, TowerBackbone):
-        raise UserError(f"{type(model).__name__} is no vision tower of transformers")
+    backbone = TowerBackbone(model)
     settings = _input_of(backbone, processor or {}, image_size)
     try:
         backbone.grid(settings["input_size"][1:])
@@ -88,15 +86,20 @@ def as_timm_does(
     dressed.num_classes = getattr(classifier, "out_features", 0)
     dressed.get_classifier = partial(getattr, model, "classifier", None)
     dressed.forward_features = partial(_dense_features, model)
+    dressed.forward_head = partial(_head, model)
     return model
 
 
 def _dense_features(model: nn.Module, frame: Tensor) -> Tensor:
     """Final tokens (B, N, D) of a frame (B, 3, H, W), by the model's own code."""
-    backbone = adapt(model)
-    if not isinstance(backbone, TowerBackbone):
-        raise TypeError(f"{type(model).__name__} is no vision tower of transformers")
-    return backbone.dense(frame)
+    return TowerBackbone(model).dense(frame)
+
+
+def _head(model: nn.Module, features: Tensor) -> Tensor:
+    """Of what the model makes of final tokens: logits (B, C) if there are any, else what is pooled, else the tokens."""
+    outputs = TowerBackbone(model).outputs(features)
+    found = [getattr(outputs, name, None) for name in ("logits", "pooler_output", "image_embeds")]
+    return next((x for x in found if x is not None and x.dim() == 2), features)
 
 
 def _input_of(backbone: TowerBackbone, processor: dict[str, Any], image_size: Sequence[int] | None) -> dict[str, Any]:

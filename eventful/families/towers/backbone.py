@@ -112,13 +112,15 @@ class TowerBackbone(Backbone):
         return tokens_BND
 
     def head(self, features: Tensor) -> Any:
-        """See `Backbone.head`: of two towers, what `get_image_features` returns, or all if there is text, too.
-
-        A `forward_head` that the model was given takes the place of all that, as with timm's models.
-        """
+        """See `Backbone.head`: `outputs`, or what a `forward_head` returns that the model was given, as timm's have."""
         own = vars(self.vit).get("forward_head")
-        if own is not None:
-            return own(features)
+        return self.outputs(features) if own is None else own(features)
+
+    def outputs(self, features: Tensor) -> Any:
+        """What the model's own code makes of final tokens (B, N, D).
+
+        Of two towers, it is what `get_image_features` returns, or all if there is text, too.
+        """
         asked = asked_now()
         shell = self._without_layers(self._order.theirs(features))
         # Only its shape is looked at: the tokens are there already.
