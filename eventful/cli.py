@@ -14,11 +14,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
 import torch
 
+from eventful.checks.shadowing import DISTRIBUTION
 from eventful.errors import EventfulError, UserError
 
 EXIT_BAD_INPUT = 2
@@ -32,15 +34,19 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
     Args:
         command: Name of the command, with which its error lines begin.
         main: Function that takes the arguments and returns when it has succeeded.
-        argv: Arguments without the program name; those of the process if None.
+        argv: Arguments without the program name; those of the process if None. `--version` among them is answered.
 
     Raises:
         SystemExit: Always. Code 0 after success, 2 after an error in the input, 130 after an interrupt, 128 and the
             number of the signal after SIGTERM or SIGHUP.
     """
     _terminate_cleanly()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        if "--version" in words:
+            print(version_line(command))
+            sys.exit(0)
+        main(words)
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); the interpreter's own flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,6 +58,12 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
         print(f"{command}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def version_line(command: str) -> str:
+    """A command, the version of the package, and those of what it computes with."""
+    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm"))
+    return f"{command} {version(DISTRIBUTION)} ({others})"
 
 
 def one_line(error: BaseException) -> str:

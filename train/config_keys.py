@@ -43,7 +43,7 @@ def dataclass_of(hint: Any) -> Any:
 
 def usage(command: str) -> str:
     """How a command is called."""
-    return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--help]"
+    return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--help] [--version]"
 
 
 def help_text(cls: Any, command: str) -> str:
