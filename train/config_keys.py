@@ -46,17 +46,33 @@ def usage(command: str) -> str:
     return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--help] [--version]"
 
 
+class Documented(NamedTuple):
+    """A key as a user is told of it: type, range (empty for none), default, and what it means."""
+
+    path: str
+    kind: str
+    within: str
+    default: Any
+    required: bool
+    text: str
+
+
+def documented(cls: Any) -> Iterator[Documented]:
+    """All keys that can be set, with what the docstrings say of them and when they are read."""
+    for leaf in leaves(cls):
+        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
+        notes += [f"Formerly {leaf.also}."] if leaf.also else []
+        text = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
+        yield Documented(leaf.path, shown(leaf.hint), leaf.within or "", leaf.default, leaf.default == "???", text)
+
+
 def help_text(cls: Any, command: str) -> str:
     """Usage, and all keys with their types, defaults and docs."""
     lines = [f"usage: {usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
-    for leaf in leaves(cls):
-        default = "required" if leaf.default == "???" else leaf.default
-        within = f" in {leaf.within}" if leaf.within else ""
-        lines.append(f"  {leaf.path}: {shown(leaf.hint)}{within} = {default}")
-        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
-        notes += [f"Formerly {leaf.also}."] if leaf.also else []
-        doc = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
-        lines += [f"      {doc}"] if doc else []
+    for key in documented(cls):
+        within = f" in {key.within}" if key.within else ""
+        lines.append(f"  {key.path}: {key.kind}{within} = {'required' if key.required else key.default}")
+        lines += [f"      {key.text}"] if key.text else []
     return "\n".join(lines)
 
 

@@ -1,0 +1,5 @@
+"""`python -m train.reference`."""
+
+from train.reference.page import main
+
+main()
