@@ -14,5 +14,5 @@ def test_the_page_is_current() -> None:
 def test_what_it_says() -> None:
     text = page()
     assert "| `lr` | `float` in (0, 10] | `0.002` | Peak learning rate. |" in text
-    assert "`gumbel \\\\| reinforce`" in text and "| `weights` | `str` | required |" in text
+    assert r"`gumbel \| reinforce`" in text and "| `weights` | `str` | required |" in text
     assert "| `--fps` | TARGET |" in text

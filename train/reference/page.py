@@ -45,9 +45,9 @@ COMMANDS: dict[str, Any] = {
 
 HEAD = """# Settings
 
-All commands but `eventful-infer` take a YAML file and `key=value`, `--print-config`, `--help` and `--version`. A range is
-an interval: `[1, 256]` with its ends, `(0, 1)` without them. What is set and not read by anything is refused, as is what
-is out of range.
+All commands but `eventful-infer` take a YAML file and `key=value`, `--print-config`, `--help` and `--version`. A range
+is an interval: `[1, 256]` with its ends, `(0, 1)` without them. What is set and not read by anything is refused, as is
+what is out of range.
 
 This page is made by `python -m train.reference out=docs/settings.md`.
 """
