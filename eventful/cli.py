@@ -3,7 +3,7 @@
 The rule: `EventfulError` (all that this package raises on purpose), `OSError` (the file system, the network) and a
 full GPU become one line on stderr. Everything else is a programming error and keeps its traceback. Where a command
 hands input of the user to code that reports it as a plain `ValueError` (`policies` knows none of the errors of this
-package), it does so inside `user_input`.
+package), it does so inside `user_input`. Options that all commands take are those of `eventful.console.options`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
 import torch
 
-from eventful.checks.shadowing import DISTRIBUTION
+from eventful.console.options import split_common, versions
+from eventful.console.output import quiet
 from eventful.errors import EventfulError, UserError
 
 EXIT_BAD_INPUT = 2
@@ -29,24 +29,25 @@ EXIT_BY_SIGNAL = 128
 
 
 def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command's main function and exits.
+    """Runs a command's main function, unless `--version` is all that is asked, and exits.
 
     Args:
         command: Name of the command, with which its error lines begin.
-        main: Function that takes the arguments and returns when it has succeeded.
-        argv: Arguments without the program name; those of the process if None. `--version` among them is answered.
+        main: Function that takes the arguments, without the common ones; returns when it has succeeded.
+        argv: Arguments without the program name; those of the process if None.
 
     Raises:
         SystemExit: Always. Code 0 after success, 2 after an error in the input, 130 after an interrupt, 128 and the
             number of the signal after SIGTERM or SIGHUP.
     """
     _terminate_cleanly()
-    words = sys.argv[1:] if argv is None else argv
+    arguments, is_quiet, asks_version = split_common(sys.argv[1:] if argv is None else argv)
     try:
-        if "--version" in words:
-            print(version_line(command))
+        if asks_version:
+            print(versions())
             sys.exit(0)
-        main(words)
+        with quiet(is_quiet):
+            main(arguments)
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); the interpreter's own flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,12 +59,6 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
         print(f"{command}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
-
-
-def version_line(command: str) -> str:
-    """A command, the version of the package, and those of what it computes with."""
-    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm"))
-    return f"{command} {version(DISTRIBUTION)} ({others})"
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,6 @@ Dense timm with fused attention and every mode see the same frames in turn, in o
 from __future__ import annotations
 
 import json
-import logging
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from eventful import cli
 from eventful.checks.ranges import SEED, THREADS, setting
+from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from train.bench.memory import available_bytes, peak_bytes, state_bytes
@@ -30,8 +30,6 @@ from train.bench.run import MODES, Setting, from_video, synthetic, time_case
 from train.config import load_config
 
 COMMAND = "eventful-benchmark"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,6 +55,10 @@ class BenchmarkConfig:
         accounting: Cases for which a real ViTDet-B is checked against the paper's compute column.
         profile: Modes of which to list where time goes, operation by operation; `dense` is one, too.
         out: Folder for benchmark.json and benchmark.md.
+
+    Examples:
+        eventful-benchmark configs/benchmark.yaml out=runs/benchmark
+        eventful-benchmark 'cases=[672/256]' 'modes=[gate/exact,frame]' repeats=5 memory=false
     """
 
     model: str = "vit_base_patch16_224"
@@ -96,7 +98,7 @@ def benchmark(config: BenchmarkConfig) -> Report:
         _run_case(config, _setting(config, size, r), report)
         _write(report, out)
     for case in config.accounting:
-        logger.info("accounting of ViTDet-B, %s", case)
+        say(f"accounting of ViTDet-B, {case}")
         report.checks.append(check_accounting(*_parse(case), torch.device(config.device)))
         _write(report, out)
     failed = checks_failed(report.checks)
@@ -111,7 +113,7 @@ def _run_case(config: BenchmarkConfig, setting: Setting, report: Report) -> None
         _time_modes(config, setting, report)
     for mode in config.profile:
         name = f"{setting.size} px, r={setting.r}, {mode}"
-        logger.info("profile of %s", name)
+        say(f"profile of {name}")
         vit, frames = setting.build(), _frames(config, setting)
         model = vit if mode == "dense" else setting.wrap(vit, mode)
         with torch.inference_mode():
@@ -129,7 +131,7 @@ def _time_modes(config: BenchmarkConfig, setting: Setting, report: Report) -> No
         if free < 0:
             reasons[mode] = f"needs {1.5 * size / 1e9:.1f} GB beside the other modes"
     fitting = [mode for mode in config.modes if mode not in reasons]
-    logger.info("%d px, r=%d: %s", setting.size, setting.r, ", ".join(fitting))
+    say(f"{setting.size} px, r={setting.r}: {', '.join(fitting)}")
     timings = time_case(setting, fitting, _frames(config, setting), config.warmup, config.repeats)
     threads = torch.get_num_threads()
     if config.memory and setting.size not in report.dense_peaks:
@@ -199,7 +201,6 @@ def _write(report: Report, out: Path) -> None:
 
 
 def _main(argv: Sequence[str]) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load_config(BenchmarkConfig, argv, COMMAND)
     print(benchmark(config).to_markdown())
     print(f"written to {config.out}: benchmark.json, benchmark.md")

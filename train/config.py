@@ -3,8 +3,8 @@
     eventful-train configs/demo.yaml estimator=reinforce seed=1 [--print-config] [--help]
 
 A setting is declared once, in a dataclass beside the code that uses it, and documented there under `Attributes:` (the
-text of `--help`). The config of a command is a dataclass that inherits such declarations, or nests them as a group of
-keys, and is filled by `load_config`. Metadata of a field say more:
+text of `--help`, which ends in what is under `Examples:`). The config of a command is a dataclass that inherits such
+declarations, or nests them as a group of keys, and is filled by `load_config`. Metadata of a field say more:
 
 - `read_by`: choices, such as `("estimator=gumbel",)`, one of which must be made for the setting, or for all of a group,
   to be read (`A=1 and B=2` is one choice). What is set and not read is refused (`check_settings`).
@@ -31,9 +31,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from eventful.checks.ranges import check_ranges
 from eventful.cli import one_line
+from eventful.console.options import COMPLETION, completion
 from eventful.errors import UserError
 from eventful.tasks import nearest
-from train.config_keys import Leaf, dataclass_of, help_text, leaves, shown, usage
+from train.config_keys import Leaf, dataclass_of, help_text, leaves, shown, usage, words
 
 Config = TypeVar("Config")
 _MISSING = "???"
@@ -76,7 +77,8 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
 
     Args:
         cls: A dataclass; nested dataclasses are reached as `outer.inner=value`.
-        argv: YAML file (optional) and `key=value` overrides, of which the last counts; `--print-config` or `--help`.
+        argv: YAML file (optional) and `key=value` overrides, of which the last counts; `--print-config`,
+            `--print-completion` or `--help`.
         command: Name of the command, for `--help`.
 
     Returns:
@@ -85,10 +87,13 @@ def load_config(cls: type[Config], argv: Sequence[str], command: str = "COMMAND"
     Raises:
         UserError: For an unknown key, a value of the wrong type, a setting that nothing reads, a file that is missing
             or no YAML; the message names the key, where it came from, and the nearest valid name.
-        SystemExit: With code 0, after `--help` or `--print-config`.
+        SystemExit: With code 0, after `--help`, `--print-config` or `--print-completion`.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text(cls, command))
+        raise SystemExit(0)
+    if COMPLETION in argv:
+        print(completion(command, words(cls)))
         raise SystemExit(0)
     merged: DictConfig = OmegaConf.structured(cls)
     texts: dict[str, str] = {}

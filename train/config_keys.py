@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from eventful.console.options import QUIET, VERSION, end_of_help
+
 
 class Leaf(NamedTuple):
     """A key that can be set; `read_by`, `also` and `within` (its `range`) as in the docstring of `train.config`."""
@@ -43,49 +45,55 @@ def dataclass_of(hint: Any) -> Any:
 
 def usage(command: str) -> str:
     """How a command is called."""
-    return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--help] [--version]"
+    return f"{command} [FILE.yaml] [key=value ...] [--print-config] [--quiet] [--version] [--help]"
 
 
-class Documented(NamedTuple):
-    """A key as a user is told of it: type, range (empty for none), default, and what it means."""
-
-    path: str
-    kind: str
-    within: str
-    default: Any
-    required: bool
-    text: str
+def purpose(cls: Any) -> str:
+    """What a config is for."""
+    return inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
 
 
-def documented(cls: Any) -> Iterator[Documented]:
-    """All keys that can be set, with what the docstrings say of them and when they are read."""
-    for leaf in leaves(cls):
-        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
-        notes += [f"Formerly {leaf.also}."] if leaf.also else []
-        text = " ".join(filter(None, (_docs(cls, leaf.path.split(".")), *notes)))
-        yield Documented(leaf.path, shown(leaf.hint), leaf.within or "", leaf.default, leaf.default == "???", text)
+def examples(cls: Any) -> list[str]:
+    """Command lines under `Examples:` in the docstring of a config."""
+    return _section(cls, "Examples").split("\n")
+
+
+def words(cls: Any) -> list[str]:
+    """What can be completed on a command line."""
+    return [*(f"{leaf.path}=" for leaf in leaves(cls)), "--print-config", *QUIET[1:], VERSION, "--help"]
 
 
 def help_text(cls: Any, command: str) -> str:
-    """Usage, and all keys with their types, defaults and docs."""
-    lines = [f"usage: {usage(command)}", "", inspect.cleandoc(cls.__doc__ or "").split("\n")[0], "", "keys:"]
-    for key in documented(cls):
-        within = f" in {key.within}" if key.within else ""
-        lines.append(f"  {key.path}: {key.kind}{within} = {'required' if key.required else key.default}")
-        lines += [f"      {key.text}"] if key.text else []
-    return "\n".join(lines)
+    """Usage, all keys with their types, defaults and docs, the options and examples."""
+    lines = [f"usage: {usage(command)}", "", purpose(cls), "", "keys:"]
+    for leaf in leaves(cls):
+        default = "required" if leaf.default == "???" else leaf.default
+        within = f" in {leaf.within}" if leaf.within else ""
+        lines.append(f"  {leaf.path}: {shown(leaf.hint)}{within} = {default}")
+        notes = [f"Read by {' or '.join(leaf.read_by)}."] if leaf.read_by else []
+        notes += [f"Formerly {leaf.also}."] if leaf.also else []
+        doc = " ".join(filter(None, (docs(cls, leaf.path.split(".")), *notes)))
+        lines += [f"      {doc}"] if doc else []
+    print_config = {"--print-config": "what the file and the keys come to, as a file"}
+    return "\n".join([*lines, "", end_of_help(examples(cls), print_config)])
 
 
-def _docs(cls: Any, path: Sequence[str]) -> str:
+def docs(cls: Any, path: Sequence[str]) -> str:
     """The text of a key under `Attributes:` in the docstring of its class or of one it inherits from."""
     if len(path) > 1:
-        return _docs(dataclass_of(get_type_hints(cls)[path[0]]), path[1:])
+        return docs(dataclass_of(get_type_hints(cls)[path[0]]), path[1:])
     for base in cls.__mro__:
-        section = re.search(r"^Attributes:\n((?:[ ]+.*\n?|\n)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
-        found = section and re.search(rf"^ {{4}}{path[0]}: (.*(?:\n {{5,}}.*)*)", section[1], re.MULTILINE)
+        found = re.search(rf"^{path[0]}: (.*(?:\n .*)*)", _section(base, "Attributes"), re.MULTILINE)
         if found:
             return " ".join(found[1].split())
     return ""
+
+
+def _section(cls: Any, title: str) -> str:
+    """What is indented under a title of a docstring, empty if there is none."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    found = re.search(rf"^{title}:\n((?:[ ]+.*\n?|\n)*)", text, re.MULTILINE)
+    return inspect.cleandoc(found[1]) if found else ""
 
 
 def shown(hint: Any) -> str:

@@ -37,6 +37,9 @@ class CurvesConfig:
         runs: Folders of runs by label, as `runs.LABEL=[FOLDER,FOLDER]`; those of one label differ in their seeds.
         out: Path of the picture.
         reward: Reward of the runs, in words, for the label of the axis.
+
+    Examples:
+        python -m train.curves out=curves.png 'runs.REINFORCE=[runs/r-0,runs/r-1]' 'runs.Gumbel=[runs/g-0,runs/g-1]'
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import eventful
 from envs.task import Clip, VideoTask, has_metric, offers
 from eventful import EventfulModel, cli
+from eventful.console.output import progress, say
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.tasks import saliency_of
@@ -107,7 +107,7 @@ class _Evaluation:
     def run(self) -> Comparison:
         """Runs what is missing, then writes what was found."""
         for note in [*self._notes, *self._results.notes]:
-            print(note, flush=True)
+            say(note)
         keys = {k: c for c in self._contenders for k in self._maker.keys(c, self._config.seeds)}
         self._run_missing(keys)
         if self._config.latency:
@@ -125,7 +125,7 @@ class _Evaluation:
 
     def _run_missing(self, keys: dict[Key, Contender]) -> None:
         missing = [key for key in keys if key not in self._results.records]
-        bar = tqdm(missing, unit="run", disable=not missing, dynamic_ncols=True)
+        bar = progress(missing, shown=bool(missing), unit="run")
         for key in bar:
             contender = keys[key]
             bar.set_description(contender.label + ("" if key.budget is None else f" at {key.budget:g}"))
@@ -142,7 +142,7 @@ class _Evaluation:
         # One checkpoint is as fast as another of the same shape.
         first = {(k.contender, k.budget): k for k in reversed(timed)}.values()
         missing = [key for key in reversed(list(first)) if key not in self._results.latencies]
-        for key in tqdm(missing, desc="latency", unit="policy", disable=not missing, dynamic_ncols=True):
+        for key in progress(missing, "latency", bool(missing), unit="policy"):
             contender = timed[key]
             policy, _ = self._maker.policy(contender, key)
             model, clips = self._models[contender.granularity], self._footage.clips

@@ -63,6 +63,11 @@ class EvaluateConfig(TaskConfig):
         latency: Whether the learned policy, top-r and the two best-known thresholds are timed against the dense model.
         latency_frames: Number of timed frames.
         plots: Whether pictures are drawn (needs matplotlib).
+
+    Examples:
+        eventful-evaluate configs/evaluate.yaml policy=runs/demo/policy out=runs/demo/evaluation
+        eventful-evaluate policy=doom split=test_maps max_clips=16 'budgets=[0.05,0.1,0.2]' latency=false
+        eventful-evaluate task=doom 'policies=[TopR,CalibratedThreshold,TopR@gate]' out=runs/rules
     """
 
     task: str = ""

@@ -26,6 +26,7 @@ from envs.engine import SelectionEngine
 from envs.rewards import Reward
 from envs.task import VideoTask, offers
 from eventful import cli
+from eventful.console.output import say
 from eventful.devices import device_named
 from eventful.errors import UserError
 from eventful.tasks import saliency_of
@@ -141,7 +142,7 @@ class _Run:
             frames = calibration_frames(self._task, self._clips, config.calibration_streams, config.calibration_frames)
             fit_table(self._model, frames, policy)
             replace_folder(self._out / "policy", policy.save_pretrained)
-            self._say(f"policy written to {self._out / 'policy'}")
+            print(f"policy written to {self._out / 'policy'}", flush=True)
         return self._out / "policy"
 
     def _initial(self) -> TrainablePolicy:
@@ -273,7 +274,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if self._ranks[0] == 0:
-            print(text, flush=True)
+            say(text)
 
 
 def _weights(objective: Objective) -> dict[str, float]:

@@ -38,6 +38,9 @@ class ReportConfig:
         evaluations: Folders of evaluations by title, as `evaluations.TITLE=FOLDER`.
         out: Path of the page, Markdown.
         tolerances: Losses against the dense model that count as none: relative for a metric, absolute for a distance.
+
+    Examples:
+        python -m train.report out=runs/results.md 'evaluations.Seeds=runs/test' 'evaluations.Maps=runs/maps'
     """
 
     evaluations: dict[str, str] = field(default_factory=dict)

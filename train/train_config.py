@@ -71,6 +71,12 @@ class TrainConfig(BudgetOptions, WindowOptions, TaskConfig):
         seed: Seed of everything random.
         device: Name of the device: `cpu`, `cuda`, ...
         threads: Number of CPU threads; torch's own choice if 0.
+
+    Examples:
+        eventful-train configs/demo.yaml out=runs/demo
+        eventful-train configs/distill.yaml video=street.mp4 model=vit_small_patch14_dinov2 weights=vit.safetensors
+        eventful-train configs/reinforce.yaml reward=metric seed=1 out=runs/reinforce-1
+        eventful-train configs/doom.yaml steps=0 --print-config
     """
 
     out: str = "runs/policy"

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from tqdm import tqdm
-
 from envs.actions.clip import ActionClip
 from eventful.cli import one_line
+from eventful.console.output import progress
 from eventful.errors import UserError, VideoError
 
 Broken = Literal["error", "skip"]
@@ -46,7 +45,7 @@ def readable(clips: Sequence[ActionClip], broken: Broken, source: Path) -> tuple
     """
     good: list[ActionClip] = []
     bad: dict[str, str] = {}
-    for clip in tqdm(clips, f"opening videos of {source.name}", unit="clip", leave=False, disable=None):
+    for clip in progress(clips, f"opening videos of {source.name}", unit="clip", leave=False):
         try:
             clip.num_frames  # noqa: B018 (opens the video)
             good.append(clip)

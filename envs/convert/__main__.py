@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,10 @@ from envs.convert.names import Layout, convert
 from envs.convert.vitdet import LAYOUTS as VITDET
 from envs.convert.vivit import LAYOUTS as VIVIT
 from eventful.cli import run
+from eventful.console.options import Parser
 from eventful.errors import UserError
+
+COMMAND = "python -m envs.convert"
 
 LAYOUTS: tuple[Layout, ...] = (*VITDET, *VIVIT)
 """All checkpoints that are known."""
@@ -45,11 +47,8 @@ def convert_file(path: Path, out: Path, layouts: Sequence[Layout] = LAYOUTS) -> 
 def main(argv: Sequence[str]) -> None:
     """The command; see the module."""
     known = "\n".join(f"  {layout.name}" for layout in LAYOUTS)
-    parser = argparse.ArgumentParser(
-        prog="python -m envs.convert",
-        description=f"Converts a published checkpoint (.pth, .pyth, .pkl, .safetensors). Known are:\n{known}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = f"Converts a published checkpoint (.pth, .pyth, .pkl, .safetensors). Known are:\n{known}"
+    parser = Parser(COMMAND, about, [f"{COMMAND} vivit_fac_enc_b16x2.pyth --to vivit.safetensors"])
     parser.add_argument("file", type=Path, help="the checkpoint")
     parser.add_argument("--to", type=Path, required=True, metavar="OUT.safetensors", help="file to write")
     options = parser.parse_args(argv)
@@ -57,4 +56,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("python -m envs.convert", main)
+    run(COMMAND, main)

@@ -17,11 +17,11 @@ from pathlib import Path
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from envs.doom.record import TICS_PER_SECOND, record
 from envs.doom.scenes import Scene, split_named
 from envs.task import Clip
+from eventful.console.output import progress
 
 GENERATOR_VERSION = 1
 """Part of the folder's name; raised when the same seed no longer gives the same bytes."""
@@ -89,7 +89,7 @@ def _generate(place: Path, wanted: dict[str, tuple[Scene, int]], frames: int, st
     # Threads are enough: each game is a process of its own.
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(wanted), desc=f"recording {place.name}", unit="clip") as bar,
+        progress(what=f"recording {place.name}", shown=True, total=len(wanted), unit="clip") as bar,
     ):
         jobs = {
             name: pool.submit(_write, place / f"{name}.safetensors", scene, seed, frames, step)

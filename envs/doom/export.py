@@ -17,8 +17,15 @@ from envs.task import Clip
 from envs.vid import ClassList
 from envs.vid.write import write_official
 from eventful import cli
+from eventful.console.options import Parser
 from eventful.errors import UserError
 from eventful.video.writer import VideoWriter
+
+COMMAND = "python -m envs.doom.export"
+EXAMPLES = (
+    f"{COMMAND} --split test_maps --out clip.mp4",
+    f"{COMMAND} --format vid --split test --count 4 --out doom_vid",
+)
 
 CLASSES = ClassList(CLASS_NAMES)
 """Annotations call the classes by their names."""
@@ -30,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; code 2 if there is no such split or clip, or a file cannot be written.
     """
-    cli.run("envs.doom.export", _main, argv)
+    cli.run(COMMAND, _main, argv)
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="envs.doom.export", description="Write recorded clips.")
+    parser = Parser(COMMAND, "Write recorded clips.", EXAMPLES)
     parser.add_argument("--format", choices=("video", "vid"), default="video", help="a video, or ImageNet VID's layout")
     parser.add_argument("--split", default="test")
     parser.add_argument("--clip", type=int, help="of a video: its number in the split, the first by default")

@@ -7,19 +7,20 @@ Files that are there already are kept: a recording that was interrupted goes on,
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from envs.doom.record import TICS_PER_SECOND
 from envs.doom.verbs import VERBS, VerbClip, record_verb, verb_clips
 from eventful import cli
+from eventful.console.options import Parser
+from eventful.console.output import progress
 from eventful.errors import UserError
 from eventful.video.writer import VideoWriter
+
+COMMAND = "python -m envs.doom.export_verbs"
 
 
 def write_clips(folder: Path, clips: Sequence[VerbClip], frames: int = 32, step: int = 2, workers: int = 2) -> int:
@@ -49,7 +50,7 @@ def write_clips(folder: Path, clips: Sequence[VerbClip], frames: int = 32, step:
     with ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(_write, path, clip, frames, step) for path, clip in missing]
         try:
-            for job in tqdm(jobs, f"recording {folder.name}", unit="clip", disable=None):
+            for job in progress(jobs, f"recording {folder.name}", unit="clip"):
                 job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -63,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; code 2 if there is no such split, or a file cannot be written.
     """
-    cli.run("envs.doom.export_verbs", _main, argv)
+    cli.run(COMMAND, _main, argv)
 
 
 def _main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="envs.doom.export_verbs", description="Record clips of what a player does.")
+    parser = Parser(COMMAND, "Record clips of what a player does.", [f"{COMMAND} --split test --count 80 --out clips"])
     parser.add_argument("--split", default="test", help="train, val, test or test_maps")
     parser.add_argument("--count", type=int, default=80, help="number of clips, of all verbs together")
     parser.add_argument("--frames", type=int, default=32, help="frames of a clip")

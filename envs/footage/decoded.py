@@ -20,8 +20,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from eventful.console.output import progress
 from eventful.errors import UserError
 from eventful.video.reader import PIXELS_VERSION, images_in, read_frames
 
@@ -130,7 +130,7 @@ def load_footage(
     path = cache / f"{_key(video, resizer, stop, alteration)}.rgb"
     if not path.is_file():
         # Minutes for a long video: say what is going on, where stderr is a terminal.
-        frames_HWC = tqdm(islice(reader, stop), f"decoding {video.name}", reader.count, leave=False, disable=None)
+        frames_HWC = progress(islice(reader, stop), f"decoding {video.name}", total=reader.count, leave=False)
         resized = (resizer.resize(torch.from_numpy(frame_HWC)[None])[0] for frame_HWC in frames_HWC)
         altered = resized if alteration is None else (alteration(frame, t) for t, frame in enumerate(resized))
         _decode(altered, path)

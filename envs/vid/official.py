@@ -15,12 +15,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from envs.vid.classes import VID_CLASSES, ClassList
 from envs.vid.files import Folder, lines_of
 from envs.vid.sequences import Empty, VidFrame, VidSplit, as_arrays, make_split
 from eventful.cli import one_line
+from eventful.console.output import progress
 from eventful.errors import UserError
 
 SUFFIX = ".JPEG"
@@ -49,7 +49,7 @@ def read_official(
 def _frames(root: Path, split: str, listed: Path, classes: ClassList) -> Iterator[VidFrame]:
     folders: dict[str, tuple[Folder, Folder]] = {}
     lines = lines_of(listed, "a frame on each line, <clip>/<frame> <number>")
-    for number, line in enumerate(tqdm(lines, f"reading {split}", unit="frame", leave=False, disable=None), 1):
+    for number, line in enumerate(progress(lines, f"reading {split}", unit="frame", leave=False), 1):
         clip, _, frame = line.split()[0].rpartition("/") if line.strip() else ("", "", "")
         if not clip or not frame.isdecimal():
             raise UserError(f"{listed}, line {number}: a line is <clip>/<frame> <number>, got {line.strip()!r}")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from envs.task import Target
 from envs.vid.classes import ClassList
 from envs.vid.images import decoded
+from eventful.console.output import progress
 from eventful.errors import UserError
 
 Empty = Literal["keep", "drop"]
@@ -109,7 +110,7 @@ class VidSplit:
 
     def walk(self, workers: int = 2, ahead: int = 8) -> Iterator[tuple[VidSequence, Iterator[Tensor]]]:
         """Each sequence with its images, as `VidSequence.images` has them; says how far it is on a terminal."""
-        with tqdm(total=self.frames, unit="frame", disable=None) as bar:
+        with progress(total=self.frames, unit="frame") as bar:
             for sequence in self.sequences:
                 yield sequence, _counted(sequence.images(workers, ahead), bar)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from os.path import expanduser
-from typing import NoReturn, get_args
+from typing import get_args
 
 import policies
+from eventful.console.options import Parser
 from eventful.devices import DTYPES
-from eventful.errors import UserError
 from eventful.live.reconnect import OnError
 from eventful.user_code import LEARNED
 from policies.protocol import Granularity, Policy
@@ -28,17 +28,18 @@ HEURISTICS: Mapping[str, tuple[Callable[..., Policy], Callable[[str], float] | N
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports bad arguments as all commands do: one line."""
+EXAMPLES = (
+    "eventful-infer clip.mp4 --policy doom --budget 0.2 --out annotated.mp4",
+    "eventful-infer clip.mp4 --policy runs/demo/policy --budget-schedule 0:0.3,100:0.1 --json predictions.jsonl",
+    "eventful-infer /dev/video0 --policy runs/street/policy --fps 15 --on-error flush",
+    "eventful-infer clip.mp4 --policy doom --budget 0.1 --compare dense,top-r,learned --out side-by-side.mp4",
+    "eventful-infer street.mp4 --heuristic top-r:40 --task distill --model vit_small_patch14_dinov2 --weights vit.pth",
+)
 
-    def error(self, message: str) -> NoReturn:
-        """Raises the message as a `UserError`."""
-        raise UserError(f"{message} (see {self.prog} --help)")
 
-
-def parser(command: str) -> argparse.ArgumentParser:
+def parser(command: str) -> Parser:
     """The command's parser; bad arguments raise `UserError`."""
-    p = _Parser(prog=command, description="Run a policy checkpoint on live or stored video.", allow_abbrev=False)
+    p = Parser(command, "Run a policy checkpoint on live or stored video.", EXAMPLES)
     p.add_argument(
         "video",
         type=expanduser,

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 import policies
 from eventful import cli
 from eventful.checks.outputs import refuse_same_files
+from eventful.console.output import progress
 from eventful.errors import UserError
 from eventful.infer.arguments import parser
 from eventful.infer.compare import Comparison, write_picture
@@ -81,7 +80,7 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
         )
         video = _writer(args.out, reader.fps, None, stack)
         lines = open_lines(args.json, stack)
-        progress = stack.enter_context(tqdm(total=reader.count, unit="frame", leave=False, disable=None))
+        bar = stack.enter_context(progress(total=reader.count, unit="frame", leave=False))
         for results in comparison.run(reader, args.max_frames):
             for name, result in results.items():
                 if lines is not None:
@@ -90,7 +89,7 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
                 video.write(
                     comparison.panels(results, runner.task.class_names, args.overlay), next(iter(results.values())).time
                 )
-            progress.update()
+            bar.update()
     heat = comparison.heat_map()
     if beside is not None and heat is not None:
         write_picture(beside.with_name(f"{beside.name}-updates.png"), heat)
@@ -116,16 +115,15 @@ def _write(
         stack.callback(_say_what_lacks, args.out, sound, messages)
         video = _writer(args.out, reader.fps, sound, stack)
         lines = open_lines(args.json, stack)
-        # `disable=None`: no progress where stderr is no terminal.
-        progress = stack.enter_context(tqdm(total=total, unit="frame", dynamic_ncols=True, leave=False, disable=None))
+        bar = stack.enter_context(progress(total=total, unit="frame", leave=False))
         for result in results:
             summary.add(result)
             if lines is not None:
                 write_line(result, lines)
             if video is not None:
                 video.write(picture(result, names, args.overlay), result.time)
-            progress.update()
-            progress.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
+            bar.update()
+            bar.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
 
 
 def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:

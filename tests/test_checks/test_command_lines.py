@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +103,3 @@ def test_config_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
     check(policy._main, [str(path), "--print-config"])
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_versions(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.run(command, COMMANDS[command][0], ["steps=1", "--version"])
-    said = capsys.readouterr().out
-    assert stop.value.code == 0
-    assert said == f"{command} {version('eventful-policies')} (torch {version('torch')}, timm {version('timm')})\n"

@@ -34,6 +34,7 @@ from envs.doom.loss import detection_loss
 from envs.doom.task import normalise
 from eventful import cli
 from eventful.checks.ranges import SEED, setting
+from eventful.console.output import say
 from eventful.errors import UserError
 from train.config import check_settings, load_config
 from train.detector.card import write_card
@@ -68,6 +69,10 @@ class DetectorConfig:
         precision: Data type of forward and backward, `fp32` or `bf16` (the weights stay fp32).
         workers: Number of threads that share the work of a step, each with its own part of the batch.
         install: Whether `--evaluate` ships these weights and writes the model card.
+
+    Examples:
+        python -m train.detector out=runs/detector steps=3600
+        python -m train.detector --evaluate out=runs/detector
     """
 
     out: str = "runs/detector"
@@ -246,7 +251,7 @@ def _resume(
 
 
 def _log(out: Path, line: str) -> None:
-    print(line, flush=True)
+    say(line)
     with (out / "log.txt").open("a") as file:
         file.write(line + "\n")
 

@@ -14,7 +14,6 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import eventful
 from envs.benefit import update_benefits
@@ -22,6 +21,7 @@ from envs.damage import Objective
 from envs.task import VideoTask
 from eventful import StreamState
 from eventful.checks.ranges import check_ranges, setting
+from eventful.console.output import progress
 from eventful.state import cat_tensors
 from policies import GateObservation, Selection, TrainablePolicy
 from train import distributed
@@ -87,7 +87,7 @@ class OracleWarmStart:
         frames = self._options.frames
         state: StreamState | None = None
         losses: list[float] = []
-        for batch in tqdm(islice(streams, frames), total=frames, unit="frame", desc="oracle", disable=not show):
+        for batch in progress(islice(streams, frames), "oracle", show, total=frames, unit="frame"):
             state, loss = self._frame(batch, begin(state, batch))
             losses += [] if loss is None else [loss]
         recent = losses[-max(len(losses) // 10, 1) :]

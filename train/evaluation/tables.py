@@ -36,9 +36,9 @@ def signed(estimate: Estimate) -> str:
     return f"{estimate.value:+.2g} [{estimate.low:+.2g}, {estimate.high:+.2g}]"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up also as plain text."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], aligned: bool = True) -> str:
+    """A Markdown table, whose columns line up also as plain text if `aligned`."""
+    widths = [max(len(row[i]) for row in [header, *rows]) if aligned else 1 for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from eventful.console.output import progress
 from eventful.errors import UserError
 from policies import Layout, TrainablePolicy
 from policies.content_hash import content_hash
@@ -158,7 +159,7 @@ class Trainer:
         main = self._rank == 0
         board = TensorBoardWriter(self._folder / "tensorboard", self.step) if main else None
         history = History(self._folder, self.step) if main else None
-        bar = tqdm(total=self._schedule.steps, initial=self.step, unit="window", disable=not main, dynamic_ncols=True)
+        bar = progress(shown=main, total=self._schedule.steps, initial=self.step, unit="window")
         try:
             if history is not None and not history.has(self.step):
                 self._look(board, history)

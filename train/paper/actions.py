@@ -26,6 +26,7 @@ from envs.vivit.paper_column import architectures, top_r_macs, view_macs
 from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of, videos_for
 from envs.vivit.weights import load_vivit
 from eventful import cli
+from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from train.config import load_config
@@ -75,7 +76,7 @@ def actions_table(config: ActionsConfig, data: VideoSet | None = None) -> list[A
         torch.set_num_threads(config.threads)
     data = load_video_set(config.data, **config.data_options) if data is None else data
     for name in (name for name in config.rows if config.weights[name] is None):
-        print(f"weights.{name} is not given: its rows are left out", flush=True)
+        say(f"weights.{name} is not given: its rows are left out")
     rows: list[ActionsRow] = []
     for name, r in wanted(config):
         rows.append(_row(config, data, name, r))
@@ -98,7 +99,7 @@ def _row(config: ActionsConfig, data: VideoSet, name: str, r: int | None) -> Act
     draws = resample_clips(len(videos), config.samples, config.seed)
     top1, top5 = (Estimate.of(means((rank_B < most).tolist(), [1.0] * len(videos), draws)) for most in (1, 5))
     row = ActionsRow(name, r, len(videos), top1, top5, _tera(vivit, plan, r))
-    print("  ".join(_cells(row)), flush=True)
+    say("  ".join(_cells(row)))
     return row
 
 

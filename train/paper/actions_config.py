@@ -36,6 +36,9 @@ class ActionsConfig:
         seed: Seed of the bootstrap.
         out: Folder for the table.
         cache: Folder for features, from which an interrupted run goes on; that of `eventful-tune` may be used.
+
+    Examples:
+        python -m train.paper.actions configs/epic.yaml data_options.root=EPIC-KITCHENS
     """
 
     data: str = "???"

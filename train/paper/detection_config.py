@@ -31,6 +31,9 @@ class PaperConfig:
         out: Folder for results and table; what it has already is not computed again.
         device: Device of the detector.
         threads: Number of threads; 0 for torch's choice. Results are the same to the bit for the same number.
+
+    Examples:
+        python -m train.paper.detection configs/vid_672.yaml root=ILSVRC2015 weights=vid.safetensors out=runs/vid_672
     """
 
     root: str = "???"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eventful.checks.ranges import SEED, THREADS, setting
+from eventful.console.output import say
 from eventful.errors import UserError
 from train.files.replaced import replace_file
 
@@ -120,9 +121,9 @@ class Training:
             if self.step % recipe.save_every == 0 or last:
                 self._save()
 
-    def log(self, line: str) -> None:
-        """Prints a line, and adds it to `OUT/log.txt`."""
-        print(line, flush=True)
+    def log(self, line: str, tell: Callable[[str], None] = say) -> None:
+        """Says a line, or tells it by `print` if it is a result, and adds it to `OUT/log.txt`."""
+        tell(line)
         self._out.mkdir(parents=True, exist_ok=True)
         with (self._out / "log.txt").open("a") as file:
             file.write(line + "\n")

@@ -1,1 +1,1 @@
-"""The reference of all settings, made from where they are declared."""
+"""Reference pages that are written by a command, from what the code itself says."""

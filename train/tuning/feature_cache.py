@@ -21,11 +21,11 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from envs.vivit import ViewPlan, encode, view_steps
 from envs.vivit.videos import LabelledVideo
 from eventful import EventfulModel
+from eventful.console.output import progress
 from eventful.errors import UserError
 from policies.content_hash import content_hash
 from train.files.replaced import replace_file
@@ -82,7 +82,7 @@ class FeatureCache:
             VideoError: If a video cannot be read; what was computed before it is kept.
         """
         missing = [video for video in videos if not self._path(video).is_file()]
-        for video in tqdm(missing, f"features of {what}", unit="video", disable=None, dynamic_ncols=True):
+        for video in progress(missing, f"features of {what}", unit="video"):
             self._write(video, self._compute(video))
         return len(missing)
 

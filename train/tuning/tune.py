@@ -26,6 +26,7 @@ from envs.vivit import ViViT
 from envs.vivit.videos import LabelledVideo, VideoSet, load_video_set, plan_of, videos_for
 from envs.vivit.weights import load_vivit, save_vivit
 from eventful import cli
+from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
 from eventful.errors import UserError
 from eventful.infer.arguments import heuristic
@@ -76,15 +77,15 @@ class _Run:
         test = self._split(config.test_split) if config.test_split is not None else []
         if test:
             share = torch.cat([self._cache.read(video).share_V for video in test]).mean()
-            print(f"share of the spatial part's dense MACs: {share:.4f} (features: {self._cache.folder})", flush=True)
+            say(f"share of the spatial part's dense MACs: {share:.4f} (features: {self._cache.folder})")
         look = partial(self._look, test)
         if not config.epochs:
-            _show(look())
+            print(_shown(look()), flush=True)
             return Path(config.weights)
         tuner = self._tuner(self._split(config.train_split))
         if tuner.resume():
-            print(f"resuming after {tuner.step} steps, {tuner.epoch} of {config.epochs} epochs", flush=True)
-        tuner.fit(look, _show)
+            say(f"resuming after {tuner.step} steps, {tuner.epoch} of {config.epochs} epochs")
+        tuner.fit(look, lambda row: say(_shown(row)))
         self._write(tuner)
         return self._out / "vivit.safetensors"
 
@@ -159,8 +160,8 @@ class _Run:
         return Tuner(temporal, self._examples(videos), labels, options, self._out, run)
 
 
-def _show(row: Row) -> None:
-    print("  ".join(f"{name} {value:.6g}" for name, value in row.items()), flush=True)
+def _shown(row: Row) -> str:
+    return "  ".join(f"{name} {value:.6g}" for name, value in row.items())
 
 
 def _policy(config: TuneConfig) -> Policy | None:

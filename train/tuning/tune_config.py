@@ -44,6 +44,10 @@ class TuneConfig(TuningOptions):
         dtype: Data type of the spatial part.
         device: Device of both parts.
         threads: Number of threads; 0 for torch's choice.
+
+    Examples:
+        eventful-tune configs/tune.yaml weights=vivit.safetensors data_options.table=videos.csv
+        eventful-tune weights=vivit.safetensors data=folder data_options.root=clips heuristic=top-r:24 epochs=0
     """
 
     weights: str = "???"

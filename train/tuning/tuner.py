@@ -25,10 +25,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from envs.vivit import TemporalClassifier, video_probabilities
 from eventful.checks.ranges import SEED, setting
+from eventful.console.output import progress
 from eventful.errors import UserError
 from train.files.replaced import replace_file
 from train.tuning.accuracy import Examples, batch_of
@@ -173,7 +173,7 @@ class Tuner:
         options, first = self._options, self.epoch * self.steps_per_epoch
         order = torch.randperm(len(self._labels), generator=torch.Generator().manual_seed(_seed(options.seed, first)))
         left = list(order.split(options.batch))[self.step - first :]
-        for index in tqdm(left, f"epoch {self.epoch + 1}", unit="step", disable=None, dynamic_ncols=True):
+        for index in progress(left, f"epoch {self.epoch + 1}", unit="step"):
             self._losses.append(self._one_step(index.tolist()))
             self.step += 1
             if self.step % options.save_every == 0 and self.step % self.steps_per_epoch:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from envs.actions import ActionClip
 from envs.vivit import ViewPlan
 from envs.vivit.views import views
+from eventful.console.output import progress
 from eventful.errors import UserError
 
 
@@ -47,7 +47,7 @@ def small_clips(clips: Sequence[ActionClip], side: int, least: int) -> LabelledT
         VideoError: If one cannot be read.
     """
     small = []
-    for clip in tqdm(clips, "reading clips", unit="clip", disable=None):
+    for clip in progress(clips, "reading clips", unit="clip"):
         frames = clip.frames()
         if len(frames) < least:
             raise UserError(f"{clip.path} has {len(frames)} frames, a view takes {least}")
@@ -63,7 +63,7 @@ def small_clips(clips: Sequence[ActionClip], side: int, least: int) -> LabelledT
 def views_of(clips: Sequence[ActionClip], plan: ViewPlan) -> LabelledTensors:
     """The views of clips, as everybody else shows them to a ViViT."""
     made = []
-    for clip in tqdm(clips, "reading clips", unit="clip", disable=None):
+    for clip in progress(clips, "reading clips", unit="clip"):
         frames = clip.frames()
         made.append(views(frames, plan))
         frames.close()

@@ -64,6 +64,10 @@ class VerbsConfig(Recipe):
         dropout: Share of the features that is dropped before the classifier.
         smoothing: Label smoothing.
         pairs: Share of the steps, at the beginning, in which the spatial part alone learns, from pairs of frames.
+
+    Examples:
+        python -m envs.doom.export_verbs --split train --count 1600 --out clips
+        python -m train.verbs root=clips out=runs/verbs
     """
 
     root: str = "???"
@@ -158,7 +162,7 @@ class _Run:
             scores[split] = score(written, clips, len(self._data.classes))
             found = scores[split]
             self._training.log(
-                f"{split} top-1 {found.top1.value:.4f}, first frame repeated {found.one_frame.value:.4f}"
+                f"{split} top-1 {found.top1.value:.4f}, first frame repeated {found.one_frame.value:.4f}", tell=print
             )
         hidden = ("root", "out", "save_every", "look_every", "threads")
         recipe = {key: value for key, value in dataclasses.asdict(config).items() if key not in hidden}

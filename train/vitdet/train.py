@@ -63,6 +63,9 @@ class VitdetConfig(Recipe):
         scales: Smallest and largest size of a view over that of a frame on the canvas.
         backbone_rate: Share of the learning rate that the backbone has.
         precision: Type of the products of forward and backward, `fp32` or `bf16`; weights stay in fp32.
+
+    Examples:
+        python -m train.vitdet configs/vitdet_doom.yaml root=doom_vid out=runs/vitdet
     """
 
     root: str = "???"
@@ -144,7 +147,7 @@ class _Run:
         for name, split in self._tests.items():
             scores[name] = score(written, self._canvas, split)
             found = scores[name]
-            self._training.log(f"{name} mAP50 {found.published:.4f} (COCO's rule {found.coco:.4f})")
+            self._training.log(f"{name} mAP50 {found.published:.4f} (COCO's rule {found.coco:.4f})", tell=print)
         hidden = ("root", "out", "save_every", "look_every", "threads")
         recipe = {key: value for key, value in dataclasses.asdict(config).items() if key not in hidden}
         write_card(self._out / "README.md", recipe, self._classes.names, self._split, scores)
