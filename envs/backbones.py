@@ -1,4 +1,4 @@
-"""timm models by name, with weights from a file or from the hub, at any input size.
+"""Models of timm and transformers by name, with weights from a file or from the hub, at any input size.
 
 Shape suffixes: P prefix tokens (class, registers), N tokens, D channels.
 """
@@ -19,6 +19,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from envs.hub.load import PREFIX, load_tower
 from eventful.errors import UserError
 from eventful.tasks import nearest
 
@@ -46,10 +47,11 @@ def load_backbone(
     image_size: Sequence[int] | None = None,
     num_classes: int | None = None,
 ) -> nn.Module:
-    """Builds a timm model and fills it.
+    """Builds a model and fills it.
 
     Args:
-        name: Name of the model in timm, such as `vit_small_patch14_dinov2`.
+        name: Name of the model in timm, such as `vit_small_patch14_dinov2`, or `hf:NAME` for one of transformers, of
+            which `weights` is a folder (`envs.hub.load`).
         weights: Weights file, .safetensors, .pth, .pt or .bin. Half precision becomes float, position embeddings are
             resampled to the model's grid, all names must match. Downloaded by name if None.
         image_size: Height and width of the input in pixels; the model's own if None.
@@ -60,6 +62,11 @@ def load_backbone(
             be had.
         OSError: If the weights file is missing.
     """
+    if name.startswith(PREFIX):
+        if num_classes is not None:
+            raise UserError(f"num_classes cannot be set for {name}: the folder says what the model is")
+        size = None if image_size is None else _size(image_size)
+        return load_tower(name.removeprefix(PREFIX), weights, size)
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models() + timm.list_pretrained())}")
     if weights is not None and not Path(weights).is_file():

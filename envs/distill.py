@@ -1,11 +1,12 @@
-"""Distillation: any timm model, any footage, no labels. What is scored is fidelity to the dense model: of its features,
-or of what its own head makes of them.
+"""Distillation: any supported model, any footage, no labels. What is scored is fidelity to the dense model: of its
+features, or of what its own head, or the user's, makes of them.
 
 Shape suffixes: B streams, C channels, H height, W width, D channels of the output.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,12 @@ from torch import Tensor, nn
 
 from envs.backbones import load_backbone
 from envs.footage import FootageClips, FootageTask, ModelInput, SplitRanges
+from envs.hub.load import as_timm_does
 from envs.output_distance import class_distance, dense_distance
 from envs.task import Metric, freeze
+from eventful.families import adapt
+from eventful.families.towers.backbone import TowerBackbone
+from eventful.user_code import load_user_code
 
 TOP = 5
 
@@ -27,9 +32,9 @@ class Distillation(FootageTask):
     """The task; implements `envs.task.VideoTask`.
 
     Args:
-        model: timm's name of the model, or a model.
+        model: timm's name of the model, `hf:NAME` for one of transformers, or a model.
         video: Video file, folder of images, or folder of videos (each split alike). Only `clips` needs it.
-        weights: Weights file (.safetensors, .pth); downloaded by name if None.
+        weights: Weights file (.safetensors, .pth), or folder of a model of transformers; downloaded by name if None.
         image_size: [height, width] of the model's input; the model's own if None.
         num_classes: Size of the classifier, 0 for none; the model's own if None.
         train_frames: Frames to train on, such as `0-349` (last included) or `100-` (to the end). By default what
@@ -37,6 +42,10 @@ class Distillation(FootageTask):
         test_frames: Frames to evaluate on; by default what lies behind `train_frames`.
         clip_length: Least number of frames of a clip. A range is cut into equal clips; a rest of fewer frames than
             there are clips is left out.
+        head: `MODULE:FUNCTION`, or a function, of the model's final tokens (B, N, D), class tokens first. It takes the
+            place of the model's own head: the damage is how far what it returns is from what it returns for the dense
+            model. It returns logits of classes (B, C), or something for each token or patch (B, N, C), or maps
+            (B, C, Y, X). It may be a module, on the model's device.
         cache: Folder for decoded footage; `$EVENTFUL_CACHE/distill` or `~/.cache/eventful-policies/distill` if None.
 
     Raises:
@@ -60,33 +69,38 @@ class Distillation(FootageTask):
         train_frames: str | None = None,
         test_frames: str | None = None,
         clip_length: int = 32,
+        head: str | Callable[[Tensor], Tensor] | None = None,
         cache: str | Path | None = None,
     ) -> None:
         ranges = SplitRanges.parse(train_frames, test_frames)
         if isinstance(model, nn.Module):
-            self.model = freeze(model)
+            self.model = freeze(as_timm_does(copy.copy(model)) if TowerBackbone.takes(model) else model)
         else:
             self.model = freeze(load_backbone(model, weights, image_size, num_classes))
+        self._users_head = head is not None
+        if head is not None:
+            own: Any = self.model
+            own.forward_head = load_user_code(head, "head") if isinstance(head, str) else head
         self._input = ModelInput(self.model, image_size)
         self._footage = FootageClips(self.name, video, ranges, clip_length, self._input, cache)
 
     @property
     def output_distance(self) -> OutputDistance | None:
-        """How far what the model's own head returns is from the dense model's; None for a model without one.
+        """How far what the head returns is from the dense model's; None for a model without one.
 
         For logits of classes (B, C) `class_distance`, one value for the frame, 0 to 1; for dense outputs
         `dense_distance`, 0 to 2.
         """
-        prefix = getattr(self.model, "num_prefix_tokens", 0)
-        return partial(_output_distance, prefix=prefix) if _has_head(self.model) else None
+        rows, columns = adapt(self.model).grid(self._input.size)
+        return partial(_output_distance, patches=rows * columns) if self._users_head or _has_head(self.model) else None
 
     def metric(self) -> Metric | None:
         """None: fidelity comes from the features."""
         return None
 
     def predictions(self, outputs: Tensor, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
-        """The five likeliest classes of each stream, or the norm of its feature vector (B, D) without a classifier."""
-        if not getattr(self.model, "num_classes", 0):
+        """The five likeliest classes of each stream, or the norm of its outputs without a classifier of the model's."""
+        if self._users_head or not getattr(self.model, "num_classes", 0):
             return [[{"feature_norm": norm}] for norm in outputs.float().flatten(1).norm(dim=1).tolist()]
         return likeliest(outputs, [str(k) for k in range(outputs.shape[-1])])
 
@@ -111,7 +125,7 @@ def _has_head(model: nn.Module) -> bool:
     return any(True for head in found for _ in head.parameters())
 
 
-def _output_distance(outputs: Tensor, dense_outputs: Tensor, prefix: int) -> Tensor:
+def _output_distance(outputs: Tensor, dense_outputs: Tensor, patches: int) -> Tensor:
     if outputs.dim() == 2:
         return class_distance(outputs, dense_outputs)
-    return dense_distance(outputs, dense_outputs)[:, prefix if outputs.dim() == 3 else 0 :]
+    return dense_distance(outputs, dense_outputs)[:, -patches if outputs.dim() == 3 else None :]

@@ -174,6 +174,8 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
             state.mlp_BND = rows.put(state.mlp_BND, block.mlp(tokens if after_norm else block.norm2(tokens)))
         x_BND = add(x_BND, buffered(state.mlp_BND))
         x_BND = block.leave(taken_BND, x_BND).clone() if hooked else x_BND
+        if block.after is not None:
+            x_BND = x_BND + block.after()
     return x_BND
 
 
@@ -232,6 +234,8 @@ def through_frame(
         write(state.attention, rows, (None, k, v))
         tokens = tokens + block.proj(block.attention.rows(q, rows, state.attention).flatten(-2))
         tokens = block.leave(taken, tokens + block.mlp(block.norm2(tokens)))
+        if block.after is not None:
+            tokens = tokens + rows.table(block.after())
         run.ledger.add("token_wise", rows.counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
         block.attention.count_dense(run.ledger, rows.counts, rows.tokens)
     return rows, tokens

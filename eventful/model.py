@@ -122,7 +122,7 @@ class EventfulModel(TimmInterface):
     @policy.setter
     def policy(self, policy: Policy) -> None:
         granularity = self.options.granularity
-        policy.check(gates_of(granularity, len(self.backbone.vit.blocks)), self.backbone.dim, granularity)
+        policy.check(gates_of(granularity, len(self.backbone.layers)), self.backbone.dim, granularity)
         # A policy does not belong into the state_dict of the model.
         self.__dict__["_policy"] = policy
         if self._state is not None:
@@ -179,9 +179,10 @@ class EventfulModel(TimmInterface):
             return
         self._state.flush_B = to_flush(self._state, streams)
 
-    def forward(self, frame: Tensor) -> Any:
-        """What the wrapped model returns for a frame (B, 3, H, W); see `step` for errors."""
-        return self._go_on(self.step, frame)
+    def forward(self, frame: Tensor | None = None, **asked: Any) -> Any:
+        """What the wrapped model returns for a frame (B, 3, H, W), and what else is asked; see `step` for errors."""
+        with self.backbone.asked(frame, asked, self.options.granularity) as given:
+            return self._go_on(self.step, given)
 
     def forward_features(self, frame: Tensor) -> Tensor:
         """What the wrapped model's `forward_features` returns."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
@@ -58,6 +59,10 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "Sapiens2 (grouped queries)": partial(
         rope, rope_type="dinov3", attn_type="rope", qkv_fused=False, num_kv_heads=1, qk_norm=True, swiglu_mlp=True,
         attn_only_layer_scale=True, init_values=0.5,
+    ),
+    "NaFlexVit": partial(
+        NaFlexVit, NaFlexVitCfg(patch_size=8, embed_dim=32, depth=2, num_heads=2, reg_tokens=1, global_pool="map"),
+        num_classes=5,
     ),
     "SAM image encoder": partial(sam, use_rel_pos=True),
     "SAM layout with RoPE": partial(sam, use_rope=True),

@@ -26,9 +26,11 @@ class TaskConfig:
         task: Name of an installed task (`doom`, `distill`, `follow`, `vid`, `actions`), or a class of your own,
             `MODULE:CLASS`.
         video: Video file, folder of images or folder of videos (distill, follow).
-        model: Name of the timm model (distill, follow).
-        weights: Weights file of the model, .safetensors or .pth; downloaded by name if not given (distill, follow), or
-            what the task says of its weights (vid, actions).
+        model: Name of the timm model (distill, follow), or `hf:NAME` of a vision tower of transformers (distill).
+        weights: Weights file of the model, .safetensors or .pth, or folder of a model of transformers; downloaded by
+            name if not given (distill, follow), or what the task says of its weights (vid, actions).
+        head: Function of your own, `MODULE:FUNCTION`, of the model's final tokens, in place of its head: the damage is
+            what it sees (distill).
         image_size: Height and width of the model's input in pixels, as [H,W]; the model's own if not given (distill,
             follow).
         train_frames: Range of frames to train on, `first-last`, last included (distill, follow).
@@ -43,6 +45,7 @@ class TaskConfig:
     video: str | None = None
     model: str | None = None
     weights: str | None = None
+    head: str | None = None
     image_size: list[int] | None = setting(None, "[1, 16384]")
     train_frames: str | None = None
     test_frames: str | None = None

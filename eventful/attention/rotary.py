@@ -8,10 +8,11 @@ Shape suffixes: N tokens, H heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import apply_rot_embed_cat
-from torch import Tensor, nn
+from torch import Tensor
 
 from eventful.attention.buffers import QKV
 from eventful.attention.derived import Derived
@@ -22,7 +23,7 @@ class RopeTable:
     """Turns queries and keys by their positions on a grid; prefix tokens are left as they are.
 
     Args:
-        rope: timm's embedding module, with `get_embed(shape)`.
+        rope: timm's embedding module, or what answers like it: `get_embed(shape)`, `parameters()`, `buffers()`.
         grid: (rows, columns) of positions.
         prefix: Number of tokens before them.
         block: Index of the block's embedding where every block has its own, else None.
@@ -33,7 +34,7 @@ class RopeTable:
 
     def __init__(
         self,
-        rope: nn.Module,
+        rope: Any,
         grid: tuple[int, int],
         prefix: int,
         block: int | None = None,
@@ -56,7 +57,7 @@ class RopeTable:
         return self._kept.get([*self._rope.parameters(), *self._rope.buffers()], self._compute)
 
     def _compute(self) -> Tensor:
-        embed = self._rope.get_embed(list(self._grid))  # type: ignore[operator]
+        embed = self._rope.get_embed(list(self._grid))
         if self._block is not None:
             embed = embed[self._block]
         embed_N1 = embed.transpose(0, 1) if embed.dim() == 3 else embed[:, None]

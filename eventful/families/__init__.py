@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from eventful.errors import UnsupportedModel
 from eventful.families.backbone import Backbone
 from eventful.families.eva import EvaBackbone
+from eventful.families.naflex import NaFlexBackbone
 from eventful.families.sam import SAMBackbone
+from eventful.families.towers.backbone import TowerBackbone
 from eventful.families.vit import ViTBackbone
 
-_FAMILIES: tuple[type[ViTBackbone] | type[EvaBackbone] | type[SAMBackbone], ...] = (
-    ViTBackbone,
-    EvaBackbone,
-    SAMBackbone,
-)
+_FAMILIES: tuple[Any, ...] = (ViTBackbone, EvaBackbone, SAMBackbone, NaFlexBackbone, TowerBackbone)
 
 
 def adapt(vit: nn.Module) -> Backbone:

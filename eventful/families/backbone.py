@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from eventful.families.block import Block
 from eventful.families.hooks import warn_of_uncalled
 from eventful.macs.counter import count_macs
+from policies.protocol import Granularity
 
 
 class Backbone(abc.ABC):
@@ -36,6 +38,11 @@ class Backbone(abc.ABC):
         self.dim, self.prefix = dim, prefix
         self._parts, self._all = self._held(), list(vit.modules())
 
+    @property
+    def layers(self) -> Any:
+        """The blocks as the model holds them, a `ModuleList` or `Sequential`."""
+        return self.vit.blocks
+
     def is_current(self, vit: nn.Module) -> bool:
         """Whether blocks, attention and rotary embeddings are those that this was made from; cheap."""
         return self.vit is vit and _same(self._parts, self._held())
@@ -52,8 +59,10 @@ class Backbone(abc.ABC):
 
     def warn_of_hooks(self) -> None:
         """Warns of hooks that are not called."""
-        blocks = [(f"blocks.{i}", block) for i, block in enumerate(self.vit.blocks)]
-        opened = [("", self.vit), ("blocks", self.vit.blocks)]
+        layers = self.layers
+        name = next(name for name, module in self.vit.named_modules() if module is layers)
+        blocks = [(f"{name}.{i}", block) for i, block in enumerate(layers)]
+        opened = [("", self.vit), (name, layers)]
         warn_of_uncalled([*opened, *self._opened(blocks)], blocks)
 
     def _opened(self, blocks: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
@@ -90,6 +99,24 @@ class Backbone(abc.ABC):
     @abc.abstractmethod
     def head(self, features: Tensor) -> Any:
         """What `forward_features` returns to what `forward` returns."""
+
+    def asked(
+        self, frame: Tensor | None, arguments: dict[str, Any], granularity: Granularity
+    ) -> AbstractContextManager[Tensor]:
+        """A stretch of code in which a frame is computed as a caller asked; gives the frame.
+
+        Args:
+            frame: What was given to `forward` as its first argument; None for nothing.
+            arguments: What was given by name.
+            granularity: How the model runs.
+
+        Raises:
+            TypeError: If the model takes something else.
+        """
+        if frame is None or arguments:
+            given = ", ".join(arguments) or "nothing"
+            raise TypeError(f"{type(self.vit).__name__} takes one frame (B, 3, H, W) and nothing else, got {given}")
+        return nullcontext(frame)
 
     def measure(self, frame: Tensor) -> tuple[float, float, Tensor]:
         """One blank frame: MACs per stream of `embed` and of everything after the blocks, and its tokens (N, D)."""

@@ -43,6 +43,7 @@ class Block:
         qkv_macs: MACs of `project` per token.
         proj_macs: MACs of `proj` per token.
         mlp_macs: MACs of `mlp` per token.
+        after: Gives what is added to each token after the block (N, D), such as positions; None for nothing.
     """
 
     module: nn.Module
@@ -56,6 +57,7 @@ class Block:
     qkv_macs: float
     proj_macs: float
     mlp_macs: float
+    after: Callable[[], Tensor] | None = None
 
     def qkv(self, tokens: Tensor, rows: Rows) -> QKV:
         """Normed tokens of the given rows to q, k, v (..., H, d), positions applied."""
@@ -65,12 +67,16 @@ class Block:
     @property
     def hooked(self) -> bool:
         """Whether anybody sees what the block takes and gives."""
-        return bool(self.module._forward_pre_hooks or self.module._forward_hooks)
+        return bool(self.module._forward_pre_hooks or self.module._forward_hooks) or hooks.watching()
 
     def enter(self, tokens: Tensor) -> Tensor:
         """What the block's own pre-hooks make of its input (..., D)."""
-        return hooks.enter(self.module, tokens) if self.module._forward_pre_hooks else tokens
+        tokens = hooks.enter(self.module, tokens) if self.module._forward_pre_hooks else tokens
+        hooks.show(tokens, entering=True)
+        return tokens
 
     def leave(self, tokens: Tensor, output: Tensor) -> Tensor:
         """What the block's own hooks make of its output (..., D)."""
-        return hooks.leave(self.module, tokens, output) if self.module._forward_hooks else output
+        output = hooks.leave(self.module, tokens, output) if self.module._forward_hooks else output
+        hooks.show(output)
+        return output

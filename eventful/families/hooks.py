@@ -9,13 +9,41 @@ Shape suffixes: B streams, N tokens, P packed rows, D channels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
 
 _FORWARD = ("_forward_hooks", "_forward_pre_hooks")
 _BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+
+
+_WATCHED: ContextVar[list[Tensor] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[list[Tensor]]:
+    """A stretch of code in which what enters the first block, and what each block gives (B, N, D), is listed."""
+    seen: list[Tensor] = []
+    token = _WATCHED.set(seen)
+    try:
+        yield seen
+    finally:
+        _WATCHED.reset(token)
+
+
+def watching() -> bool:
+    """Whether the tokens between blocks are being listed."""
+    return _WATCHED.get() is not None
+
+
+def show(tokens: Tensor, entering: bool = False) -> None:
+    """Lists tokens, if somebody watches: what leaves a block, or what enters the first one."""
+    seen = _WATCHED.get()
+    if seen is not None and not (entering and seen):
+        seen.append(tokens)
 
 
 def enter(module: nn.Module, tokens: Tensor) -> Tensor:
@@ -70,12 +98,17 @@ def warn_of_uncalled(opened: Iterable[tuple[str, nn.Module]], blocks: Iterable[t
     """
     kinds = [(*one, (*_FORWARD, *_BACKWARD)) for one in opened] + [(*one, _BACKWARD) for one in blocks]
     for name, module, left_out in kinds:
-        if any(getattr(module, kind) for kind in left_out):
+        if any(_is_for_users(hook) for kind in left_out for hook in getattr(module, kind).values()):
             warnings.warn(
                 f"hooks on {name or 'the model itself'} are not called: eventful inference takes this module apart "
                 "(forward hooks on blocks, norms, linear layers and MLPs are called)",
                 stacklevel=2,
             )
+
+
+def _is_for_users(hook: Any) -> bool:
+    """Whether a hook is more than one by which `transformers` lists the outputs that were asked of the dense model."""
+    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
 
 
 def _batched(tokens: Tensor) -> Tensor:

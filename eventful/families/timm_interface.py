@@ -1,21 +1,26 @@
-"""What timm's tools and training code ask of a model, answered by the wrapped one."""
+"""What timm's and transformers' tools and training code ask of a model, answered by the wrapped one."""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from eventful.errors import UnsupportedModel
 
 ANSWERED_BY_THE_MODEL = {
+    "config",
     "default_cfg",
+    "device",
+    "dtype",
     "embed_dim",
     "feature_info",
     "forward_head",
     "get_classifier",
+    "get_text_features",
     "global_pool",
     "head_hidden_size",
+    "main_input_name",
     "num_classes",
     "num_features",
     "num_prefix_tokens",
@@ -26,7 +31,7 @@ ANSWERED_BY_THE_MODEL = {
 
 
 class TimmInterface(nn.Module):
-    """A wrapper of a timm model, held as `vit`, that answers as it does."""
+    """A wrapper of a model, held as `vit`, that answers as it does."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ANSWERED_BY_THE_MODEL:
@@ -49,3 +54,13 @@ class TimmInterface(nn.Module):
             "forward_intermediates is not offered: tokens between blocks are not kept up to date from frame to frame; "
             "model.vit.forward_intermediates computes them densely"
         )
+
+    def get_image_features(self, pixel_values: Tensor | None = None, **asked: Any) -> Any:
+        """What a model of two towers returns for a frame (B, 3, H, W) alone; a step of the stream, as a call is.
+
+        Raises:
+            AttributeError: If the wrapped model has no such method.
+        """
+        if not hasattr(self.vit, "get_image_features"):
+            raise AttributeError(f"{type(self.vit).__name__} has no get_image_features")
+        return self(pixel_values, **asked)

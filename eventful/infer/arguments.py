@@ -99,10 +99,14 @@ def parser(command: str) -> Parser:
 
     model = p.add_argument_group("model; by default what the checkpoint was trained with")
     model.add_argument("--task", metavar="NAME", help="task that supplies the model: doom, distill, MODULE:CLASS")
-    model.add_argument("--model", metavar="NAME", help="timm name of the model (task distill)")
+    model.add_argument("--model", metavar="NAME", help="timm name of the model, or hf:NAME (task distill)")
     model.add_argument(
-        "--weights", metavar="FILE", type=expanduser, help="weights of the model (tasks distill, vid, actions)"
+        "--weights",
+        metavar="FILE",
+        type=expanduser,
+        help="weights of the model, of hf:NAME a folder (tasks distill, vid, actions)",
     )
+    model.add_argument("--head", metavar="MODULE:FUNCTION", help="your own head on the model's tokens (task distill)")
     model.add_argument("--size", metavar="HxW", type=_size, help="input size of the model (task distill)")
     model.add_argument(
         "--policy-class", metavar="MODULE:CLASS", default=LEARNED, help="class of the policy, if it is your own"

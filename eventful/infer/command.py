@@ -45,7 +45,7 @@ def _main(argv: Sequence[str]) -> None:
     refuse_same_files(args.video, pictures, args.weights, args.out, None if args.json == "-" else args.json)
     reader = reconnecting(lambda: read_frames(args.video, args.source_fps), args.on_error)
     policy = args.heuristic or args.policy
-    given = {"model": args.model, "weights": args.weights, "image_size": args.size}
+    given = {"model": args.model, "weights": args.weights, "head": args.head, "image_size": args.size}
     task_options = {key: value for key, value in given.items() if value is not None}
     options = {} if args.granularity is None else {"granularity": args.granularity}
     if args.policy is not None:

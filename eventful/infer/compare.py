@@ -168,6 +168,7 @@ class Comparison:
         for name, course in self.courses.items():
             # The flush would hide the rest.
             spent.plot(range(1, len(course.shares)), [100 * share for share in course.shares[1:]], label=name)
+        spent.set_yscale("log")
         spent.set_ylabel("% of dense MACs")
         spent.legend(fontsize="small", ncols=len(self.courses), loc="upper right")
         moved.plot(range(1, len(self.motion)), self.motion[1:], color="grey")

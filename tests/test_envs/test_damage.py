@@ -79,9 +79,16 @@ def test_outcomes_are_taken_apart_and_joined() -> None:
     assert whole.of_stream(1).nbytes == 4 * (8 + 1 + 1)
 
 
-@pytest.mark.parametrize("weights", [{"fidelity": -1.0}, {"worst": float("nan")}, {"fidelity": 0.0, "worst": 0.0}])
-def test_weights_that_say_nothing_are_refused(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="weights must be numbers from 0"):
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"fidelity": -1.0}, "objective.fidelity must be at least 0"),
+        ({"worst": float("nan")}, "objective.worst must be a finite number"),
+        ({"fidelity": 0.0, "worst": 0.0}, "must not all be 0"),
+    ],
+)
+def test_weights_that_say_nothing_are_refused(weights: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         Objective(**weights)
 
 

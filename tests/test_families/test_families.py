@@ -12,9 +12,11 @@ import timm
 import torch
 from family_zoo import ZOO, build, clip, eva, vit
 from timm.layers import DiffAttention
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
+from tower_table import tower_lines
 
 import eventful
 import policies
@@ -40,6 +42,7 @@ NOTES = {
     "ViT, mixed RoPE": "`vit_*_rope_mixed_*`: learned RoPE, another one in each block",
     "Perception Encoder": "`vit_pe_*`: RoPE, attention pooling",
     "Sapiens2 (grouped queries)": "`vit_*sapiens2*`: heads share keys and values",
+    "NaFlexVit": "`naflexvit_*` without RoPE, on frames: any size",
     "SAM image encoder": "`samvit_*`: windows with padding, decomposed relative positions, neck",
     "SAM layout with RoPE": "`VisionTransformerSAM(use_rope=True)`",
     "ViTDet": "`eventful.families.vitdet.vitdet_b()`",
@@ -69,6 +72,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "parallel branches": (partial(vit, block_fn=ParallelThingsBlock), "blocks.0: ParallelThingsBlock"),
     "differential attention": (partial(vit, attn_layer=DiffAttention), "blocks.0.attn: DiffAttention"),
     "gated attention outputs": (gated_vit, "blocks.1.attn.gate"),
+    "a NaFlexVit with RoPE": (
+        partial(NaFlexVit, NaFlexVitCfg(patch_size=8, embed_dim=32, depth=1, num_heads=2, rope_type="axial")), "rope",
+    ),
     "subclasses with their own features": (
         partial(Wandering, img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2), "Wandering.forward_features",
     ),
@@ -258,7 +264,7 @@ def table() -> str:
         with pytest.raises(eventful.UnsupportedModel) as caught:
             adapt(make())
         lines.append(f"| {what} | {caught.value} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *tower_lines()]) + "\n"
 
 
 def test_supported_models_are_documented() -> None:

@@ -1,0 +1,1 @@
+"""Models of `transformers` by name or folder, as tasks without labels use them."""

@@ -1,0 +1,1 @@
+"""Vision towers of `transformers`: their layers taken apart, everything else as it is."""
