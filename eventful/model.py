@@ -255,19 +255,19 @@ class EventfulModel(TimmInterface):
     def _run(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         """`decisions`, without a look at what comes out."""
         check_frame(frame)
-        self._plans.backbone(self.vit)
+        backbone = self._plans.backbone(self.vit)
         if state is not None:
             state = matching_state(frame, state, self.options.on_resize, self._plans.structure)
         if masked:
-            return (yield from self._decisions(frame, state, True))
+            return (yield from self._decisions(backbone, frame, state, True))
         with whole_or_flush(state):
-            return (yield from torch.no_grad()(self._decisions)(frame, state, False))
+            return (yield from torch.no_grad()(self._decisions)(backbone, frame, state, False))
 
-    def _decisions(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
+    def _decisions(self, backbone: Backbone, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         plans = self._plans
         flush = state is None or bool(state.flush_B.all())
-        backbone = plans.backbone(self.vit, thorough=flush)
         if flush:
+            backbone = plans.backbone(self.vit, thorough=True)
             backbone.warn_of_hooks()
         plan = plans.plan(backbone, frame)
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)

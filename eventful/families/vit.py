@@ -26,16 +26,17 @@ class ViTBackbone(Backbone):
     """A plain vision transformer with pre-norm blocks and global attention."""
 
     title = "timm VisionTransformer"
+    kind: type[Any] = VisionTransformer
 
-    @staticmethod
-    def takes(vit: nn.Module) -> bool:
+    @classmethod
+    def takes(cls, vit: nn.Module) -> bool:
         """Whether the model belongs to this family."""
-        return isinstance(vit, VisionTransformer)
+        return isinstance(vit, cls.kind)
 
-    def __init__(self, vit: nn.Module) -> None:
-        if not isinstance(vit, VisionTransformer):
+    def __init__(self, vit: Any) -> None:
+        if not self.takes(vit):
             raise UnsupportedModel(f"{type(vit).__name__} is not a {self.title}")
-        check_forward(vit, VisionTransformer)
+        check_forward(vit, self.kind)
         check_patch_drop(vit.patch_drop)
         self._blocks = [adapt_block(block, f"blocks.{i}") for i, block in enumerate(vit.blocks)]
         super().__init__(vit, vit.embed_dim, vit.num_prefix_tokens)

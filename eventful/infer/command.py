@@ -16,7 +16,7 @@ from eventful.checks.outputs import refuse_same_files
 from eventful.console.output import progress
 from eventful.errors import UserError
 from eventful.infer.arguments import parser
-from eventful.infer.compare import Comparison, write_picture
+from eventful.infer.compare import Comparison, check_curves, write_picture
 from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
@@ -74,6 +74,8 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
         raise UserError("--compare needs one budget for all: --budget SHARE, and neither --fps nor --budget-schedule")
     comparison = Comparison(runner, args.compare, budget, args.dense_check)
     beside = None if args.out is None else Path(args.out).with_suffix("")
+    if beside is not None:
+        check_curves()
     with contextlib.ExitStack() as stack:
         stack.callback(
             lambda: print("\n".join(comparison.table()), file=sys.stderr if args.json == "-" else sys.stdout)
@@ -108,7 +110,7 @@ def _write(
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: print("\n".join(summary.lines(reader.origin)), file=messages))
+        stack.callback(lambda: print("\n".join(summary.lines(reader)), file=messages))
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
         sound = sound_of(reader.origin) if args.out and not _is_animation(args.out) else None
@@ -148,7 +150,7 @@ def _writer(
     if path is None:
         return None
     if _is_animation(path):
-        return stack.enter_context(AnimationWriter(path, fps))
+        return stack.enter_context(contextlib.closing(AnimationWriter(path, fps)))
     return stack.enter_context(VideoWriter(path, fps, sound))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 
@@ -18,7 +20,7 @@ from PIL import Image
 
 import policies
 from eventful.errors import UserError
-from eventful.model import EventfulModel, wrap
+from eventful.model import EventfulModel
 from eventful.tasks import nearest
 from eventful.video.frames import Frame, FrameReader
 from eventful.video.overlay import annotate
@@ -100,11 +102,14 @@ class Comparison:
 
     def run(self, frames: FrameReader, max_frames: int | None = None) -> Iterator[dict[str, FrameResult]]:
         """Yields the results of each frame, by name."""
-        for index, (frame, time) in enumerate(frames.timed()):
-            if index == max_frames:
-                return
+        cuts = frames.cuts
+        for frame, time in islice(frames.timed(), max_frames):
             if not self._runners:
                 self._runners = {name: self._made(name, frame) for name in self._names}
+            if frames.cuts != cuts:
+                for runner in self._runners.values():
+                    runner.flush()
+                cuts = frames.cuts
             results = {name: runner.step(frame, time) for name, runner in self._runners.items()}
             for name, result in results.items():
                 self.courses[name].add(result)
@@ -120,7 +125,8 @@ class Comparison:
             return VideoRunner(model, task, self._dense_every)
         pixels = torch.from_numpy(np.ascontiguousarray(frame))[None]
         layout = model.layout(task.preprocess(pixels).to(next(model.vit.parameters())))
-        return VideoRunner(_like(model, RULES[name](layout, self._budget)), task, self._dense_every)
+        rule = RULES[name](layout, self._budget)
+        return VideoRunner(EventfulModel(model.vit, rule, model.options, model.saliency), task, self._dense_every)
 
     def panels(self, results: Mapping[str, FrameResult], names: Sequence[str], overlay: bool = True) -> Frame:
         """A frame of the film: a panel for each policy, as many rows as columns or one less."""
@@ -154,15 +160,9 @@ class Comparison:
         return lines
 
     def write_curve(self, path: Path) -> None:
-        """Draws each policy's share of the dense MACs and the motion of the picture, over the frames.
+        """Draws each policy's share of the dense MACs and the motion of the picture, over the frames."""
+        from matplotlib.figure import Figure
 
-        Raises:
-            UserError: If matplotlib is missing.
-        """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise UserError("the curve needs matplotlib: pip install 'eventful-policies[plot]'") from error
         figure = Figure(figsize=(8, 4), layout="constrained")
         spent, moved = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
         for name, course in self.courses.items():
@@ -177,6 +177,16 @@ class Comparison:
         figure.savefig(path, dpi=150)
 
 
+def check_curves() -> None:
+    """Looks whether curves can be drawn, before anything is computed.
+
+    Raises:
+        UserError: If matplotlib is missing.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError("--compare with --out needs matplotlib: pip install 'eventful-policies[plot]'")
+
+
 def write_picture(path: Path, picture: Frame) -> None:
     """Writes a picture.
 
@@ -184,20 +194,6 @@ def write_picture(path: Path, picture: Frame) -> None:
         OSError: If that cannot be done.
     """
     Image.fromarray(picture).save(path)
-
-
-def _like(model: EventfulModel, policy: Policy) -> EventfulModel:
-    """The same model with another policy and a state of its own."""
-    options = model.options
-    return wrap(
-        model.vit,
-        policy,
-        granularity=options.granularity,
-        attention=options.attention,
-        saliency=model.saliency,
-        motion_compensation=options.motion_compensation,
-        prefix=options.prefix,
-    )
 
 
 def _grid(panels: Sequence[Frame]) -> Frame:

@@ -56,6 +56,11 @@ class ReconnectingReader(FrameReader):
         """Damaged packets that were left out, over all connections."""
         return self._skipped_before + self._reader.skipped
 
+    @property
+    def origin(self) -> FrameReader:
+        """See `FrameReader.origin`: the reader of the present connection."""
+        return self._reader.origin
+
     def __iter__(self) -> Iterator[Frame]:
         """See `FrameReader.__iter__`."""
         return (frame for frame, _ in self.timed())

@@ -105,6 +105,16 @@ class TubeletReader(FrameReader):
         """See `FrameReader.origin`."""
         return self._reader.origin
 
+    @property
+    def skipped(self) -> int:  # type: ignore[override]  # a plain attribute of readers that count for themselves
+        """See `FrameReader`."""
+        return self._reader.skipped
+
+    @property
+    def reconnections(self) -> int:  # type: ignore[override]
+        """See `FrameReader`."""
+        return self._reader.reconnections
+
     def __iter__(self) -> Iterator[Frame]:
         """See `FrameReader.__iter__`."""
         return (frame for frame, _ in self.timed())

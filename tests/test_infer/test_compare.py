@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,9 +18,10 @@ from PIL import Image
 import eventful
 import policies
 from envs.distill import Distillation
-from eventful.errors import UserError
+from eventful.errors import UserError, VideoError
 from eventful.infer import command, prepare, run_frames
 from eventful.infer.compare import Comparison
+from eventful.video import animation
 from eventful.video.reader import read_frames
 from eventful.video.runner import VideoRunner
 
@@ -64,6 +67,25 @@ def test_pictures(runner: VideoRunner, video: Path, tmp_path: Path) -> None:
     assert heat is not None and heat.shape == panels[0].shape
     comparison.write_curve(tmp_path / "curve.png")
     assert Image.open(tmp_path / "curve.png").size == (1200, 600)
+
+
+def test_a_comparison_runs_as_the_model_does(runner: VideoRunner, video: Path) -> None:
+    model = eventful.wrap(runner.model.vit, policies.All(), "gate", "paper", "previous", on_resize="flush")
+    comparison = Comparison(VideoRunner(model, runner.task), ["top-r"], 0.4)
+    next(comparison.run(read_frames(video)))
+    assert comparison._runners["top-r"].model.options == model.options
+
+
+def test_an_animation_holds_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(animation, "MOST_BYTES", 2 * frame.nbytes)
+    with closing(animation.AnimationWriter(tmp_path / "a.WEBP", 10)) as writer:
+        writer.write(frame)
+        writer.write(frame + 200)
+        with pytest.raises(VideoError, match=r"a\.WEBP can have no more than 2 frames"):
+            writer.write(frame)
+    with Image.open(tmp_path / "a.WEBP") as picture:
+        assert picture.n_frames == 2
 
 
 @pytest.mark.parametrize(

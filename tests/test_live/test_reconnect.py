@@ -19,6 +19,7 @@ import policies
 from envs.distill import Distillation
 from eventful.errors import UserError, VideoError
 from eventful.infer import prepare, run_frames
+from eventful.infer.compare import Comparison
 from eventful.live.reconnect import ReconnectingReader, reconnecting
 from eventful.video.frames import Frame, FrameReader, Tubelet, in_tubelets
 from eventful.video.reader import read_frames
@@ -63,6 +64,7 @@ def test_connections_follow_each_other_and_times_ascend() -> None:
     assert [value for value, _ in seen] == [1, 2, 3, 4]
     assert all(a < b for (_, a), (_, b) in pairwise(seen))
     assert (reader.reconnections, reader.cuts) == (3, 3)
+    assert isinstance(reader.origin, Takes) and reader.origin.source == "cam", "whose sound is asked for"
 
 
 def test_what_is_stored_or_to_stop_is_left_alone() -> None:
@@ -92,6 +94,18 @@ def test_the_model_is_flushed_where_it_is_asked_for(on_error: Any, flushes: list
         torch.testing.assert_close(results[2].outputs, dense, atol=1e-4, rtol=1e-4)
 
 
+def test_all_policies_of_a_comparison_are_flushed() -> None:
+    torch.manual_seed(0)
+    runner = prepare(policies.TopR(3), Distillation(timm.create_model("test_vit", img_size=(64, 64))), device="cpu")
+    takes = [Takes([shot(90), shot(91)])]
+    reader = ReconnectingReader(Takes([shot(10), shot(11)]), opener(takes), patience=0.3, first_wait=0.01)
+    seen = []
+    with pytest.raises(VideoError):
+        for results in Comparison(runner, ["top-r", "nothing"], 0.4).run(reader):
+            seen.append([result.flush for result in results.values()])
+    assert seen == [[True, True], [False, False], [True, True], [False, False]]
+
+
 def test_no_tubelet_reaches_over_a_cut() -> None:
     takes = [Takes([shot(4), shot(5)])]
     reader = ReconnectingReader(Takes([shot(k) for k in (1, 2, 3)]), opener(takes), patience=0.3, first_wait=0.01)
@@ -102,6 +116,7 @@ def test_no_tubelet_reaches_over_a_cut() -> None:
             tubelets.append((int(pair[0, 0, 0]), int(pair[64, 0, 0])))
             cuts.append(pairs.cuts)
     assert tubelets == [(1, 2), (4, 5)] and cuts == [0, 1]
+    assert (pairs.reconnections, pairs.skipped) == (1, 0)
 
 
 SERVER = """
