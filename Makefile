@@ -50,4 +50,4 @@ docs: $(VENV)/.installed
 	@echo "site: site/index.html"
 
 clean:
-	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -72,6 +74,23 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
         assert not fetched, page
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(@import|url\()\s*[\"']?https?:", sheet.read_text()), sheet
+
+
+def test_every_link_of_the_built_pages_leads_somewhere(site: Path) -> None:
+    """Those of notebooks and docstrings, too, which mkdocs does not look at."""
+    ids = {page: set(re.findall(r"\bid=\"?([^\s\">]+)", page.read_text())) for page in site.rglob("*.html")}
+    for page in ids:
+        if page.name == "404.html":
+            continue  # its links are absolute
+        for target in re.findall(r"<a\b[^>]*\bhref=\"?([^\s\">]+)", page.read_text()):
+            path, _, anchor = unescape(target).partition("#")
+            if re.match(r"[a-z]+:", path):
+                continue
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            assert not anchor or there.suffix != ".html" or unquote(anchor) in ids[there] | {"__top"}, (
+                f"{page}: {target}"
+            )
 
 
 def test_the_api_is_there(site: Path) -> None:

@@ -41,6 +41,13 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     return in_site(markdown, page.file.src_uri)
 
 
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Turns the links of a notebook, whose Markdown does not pass through mkdocs."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    return re.sub(r'(?<=href=")([\w./-]+)\.md(?=[#"])', r"\1.html", html)
+
+
 def in_site(markdown: str, uri: str) -> str:
     """A page's text with links as the site has them.
 
