@@ -21,7 +21,7 @@ from eventful.families import adapt
 from eventful.frame_plan import make_plan
 from eventful.gates import FrameRun, through_frame, through_gates
 from eventful.state import BlockState, StreamState
-from train.bench.run import Setting, synthetic
+from train.bench.case import Setting, synthetic
 
 _RESET = Path("/proc/self/clear_refs")
 
