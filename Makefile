@@ -43,7 +43,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/eventful-benchmark configs/benchmark.yaml
+	$(BIN)/eventful-benchmark configs/benchmark.yaml against=configs/benchmark_reference.json
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
