@@ -13,6 +13,7 @@ Shape suffixes: B streams, D channels of the backbone, K boxes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -159,8 +160,8 @@ def vitdet_vid(
         raise UserError(f"architecture: embed_dim must be a multiple of heads ({heads}) and of 4, got {dim}")
     if min(classes, proposals) < 1:
         raise UserError(f"classes and proposals must be positive, got {classes} and {proposals}")
-    if min(sizes.values(), default=1) < 1:
-        raise UserError(f"architecture: channels, hidden and anchor must be at least 1, got {sizes}")
+    if not all(1 <= size < math.inf for size in sizes.values()):
+        raise UserError(f"architecture: channels, hidden and anchor must be finite and at least 1, got {sizes}")
     return _detector(
         partial(vid_head, classes=classes, proposals=proposals, **sizes), vitdet(image_size, **options), weights
     )

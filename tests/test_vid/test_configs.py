@@ -1,4 +1,4 @@
-"""The configs for ImageNet VID and Doom VID, from files in the public layout to tables and policies, with small models."""
+"""The configs for ImageNet VID and Doom VID, from files to tables and policies, with small models."""
 
 import csv
 import json

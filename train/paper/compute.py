@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -47,14 +48,13 @@ def detection_lines(size: int, frames: int) -> Iterator[list[str]]:
         if row.variant.attention is None:
             yield _line(name, figures, _total(flush_macs(sizes)) / 1e9)
         elif rule == "threshold":
-            tokens = _where(lambda x, row=row, sizes=sizes: _average(row, sizes, frames, x, x), figures[1])
+            tokens = _where(partial(_average, row, sizes, frames), figures[1])
             yield _open(name, figures, tokens, sizes.tokens, "tokens")
         elif row.variant.pooled:
-            r, keys = float(value), sizes.tokens / _POOL**2
-            cells = _where(lambda x, row=row, sizes=sizes, r=r: _average(row, sizes, frames, r, x), figures[1])
-            yield _open(name, figures, cells, keys, "pooled keys")
+            cells = _where(partial(_average, row, sizes, frames, float(value)), figures[1])
+            yield _open(name, figures, cells, sizes.tokens / _POOL**2, "pooled keys")
         else:
-            yield _line(name, figures, _average(row, sizes, frames, float(value), float(value)))
+            yield _line(name, figures, _average(row, sizes, frames, float(value)))
 
 
 def clip_lines(data: str) -> Iterator[list[str]]:
@@ -71,9 +71,9 @@ def clip_lines(data: str) -> Iterator[list[str]]:
         yield _line(name, figures, CLIP_VIEWS * _total(counts) / 1e12)
 
 
-def _average(row: Row, sizes: Architecture, frames: int, tokens: float, cells: float) -> float:
-    """10^9 MACs of a frame, if every gate selects so many tokens after the flush."""
-    block = Selected(tokens, tokens, tokens, cells if row.variant.pooled else None)
+def _average(row: Row, sizes: Architecture, frames: int, tokens: float, cells: float | None = None) -> float:
+    """10^9 MACs of a frame, if every gate selects so many tokens after the flush, in so many pooled keys."""
+    block = Selected(tokens, tokens, tokens, cells)
     steady = _total(steady_macs(sizes, [block] * sizes.depth, row.variant.attention == "recompute"))
     return (steady + (_total(flush_macs(sizes)) - steady) / frames) / 1e9
 
