@@ -43,7 +43,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/eventful-benchmark configs/benchmark.yaml
+	$(BIN)/eventful-benchmark configs/benchmark.yaml against=configs/benchmark_reference.json
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -227,7 +227,7 @@ def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:
 
 
 def map_tensors(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same tree of dataclasses, lists and tables, with a function applied to every tensor."""
+    """The same tree of dataclasses, lists, tuples and tables, with a function applied to every tensor."""
     return _map_named(node, lambda tensor, _: function(tensor))
 
 
@@ -238,6 +238,9 @@ def _map_named(node: Any, function: Callable[[Tensor, str], Tensor], path: str =
     inner = f"{path}." if path else ""
     if isinstance(node, list):
         return [_map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
+    if isinstance(node, tuple):
+        items = [_map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
+        return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
     if isinstance(node, dict):
         return {key: _map_named(item, function, f"{inner}{key}") for key, item in node.items()}
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
