@@ -204,7 +204,9 @@ def test_videos_that_are_not_there(tmp_path, official, coco_video):
 
 
 @pytest.mark.parametrize(
-    "estimator", [["estimator=reinforce", "warm_start=none"], ["estimator=gumbel", "oracle.frames=4"]], ids=lambda x: x[0]
+    "estimator",
+    [["estimator=reinforce", "warm_start=none"], ["estimator=gumbel", "oracle.frames=4"]],
+    ids=["reinforce", "gumbel"],
 )
 def test_train_evaluate_and_infer(tmp_path, estimator):
     root, name = tmp_path / "vid", "envs.vid.task:VidDetection"
