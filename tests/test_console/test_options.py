@@ -201,8 +201,8 @@ cli.run("works", main)
 
 
 def test_modules_that_are_commands_have_the_common_options(capsys) -> None:
-    for name in ("envs.convert.__main__", "envs.doom.export", "envs.doom.export_verbs"):
+    for name in ("envs.convert.__main__", "envs.doom.export", "envs.doom.export_verbs", "train.paper.compute"):
         main: Callable = importlib.import_module(name).main
         with pytest.raises(SystemExit):
             main(["--help"])
-        assert "\nexamples:\n  python -m envs." in capsys.readouterr().out
+        assert f"\nexamples:\n  python -m {name.removesuffix('.__main__')}" in capsys.readouterr().out

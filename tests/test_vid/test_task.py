@@ -203,14 +203,19 @@ def test_videos_that_are_not_there(tmp_path, official, coco_video):
     assert known.clips("annotations")
 
 
-def test_train_evaluate_and_infer(tmp_path):
+@pytest.mark.parametrize(
+    "estimator",
+    [["estimator=reinforce", "warm_start=none"], ["estimator=gumbel", "oracle.frames=4"]],
+    ids=["reinforce", "gumbel"],
+)
+def test_train_evaluate_and_infer(tmp_path, estimator):
     root, name = tmp_path / "vid", "envs.vid.task:VidDetection"
     for split in ("train", "val", "test"):
         write_official(root, split, [moving(f"{split}-{k}", k) for k in range(2)], ClassList(tuple(CLASSES)))
     options = {"root": str(root), "canvas": 64, "proposals": 8, "classes": CLASSES, "architecture": TINY}
     shared = [f"task={name}", *(f"task_options.{key}={json.dumps(value)}" for key, value in options.items())]
     out = tmp_path / "run"
-    train = ["estimator=reinforce", "warm_start=none", "streams=2", "steps=1", "window=2", "segment=2", "hidden=8"]
+    train = [*estimator, "streams=2", "steps=1", "window=2", "segment=2", "hidden=8"]
     train += ["calibration_streams=1", "calibration_frames=3", "policy_budgets=[0.5]", "budget_min=0.5"]
     train += ["budget_max=0.6", "saliency_exponents=[1]", "saliency_floors=[0.1]", f"out={out}"]
     policy._main([*shared, *train])
