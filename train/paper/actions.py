@@ -11,6 +11,7 @@ goes on where it was interrupted, and weights that share their spatial part shar
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +29,12 @@ from envs.vivit.weights import load_vivit
 from eventful import cli
 from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from train.config import load_config
 from train.evaluation.bootstrap import Estimate, means, resample_clips
 from train.evaluation.tables import INTERVALS, markdown
+from train.files.folder_lock import only_run_in
 from train.paper.actions_config import DENSE, ActionsConfig, check, wanted
 from train.tuning.accuracy import ranks
 from train.tuning.feature_cache import FeatureCache
@@ -78,9 +81,10 @@ def actions_table(config: ActionsConfig, data: VideoSet | None = None) -> list[A
     for name in (name for name in config.rows if config.weights[name] is None):
         say(f"weights.{name} is not given: its rows are left out")
     rows: list[ActionsRow] = []
-    for name, r in wanted(config):
-        rows.append(_row(config, data, name, r))
-        _write(Path(config.out), rows)
+    with only_run_in(Path(config.out)):
+        for name, r in wanted(config):
+            rows.append(_row(config, data, name, r))
+            _write(Path(config.out), rows)
     print((Path(config.out) / "table.md").read_text(), flush=True)
     return rows
 
@@ -146,19 +150,19 @@ def _cells(row: ActionsRow) -> list[str]:
 
 
 def _write(out: Path, rows: Sequence[ActionsRow]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     table = markdown(["weights", "r", "top-1, %", "top-5, %", "T MACs a clip"], [_cells(row) for row in rows])
     note = INTERVALS.replace("all policies", "all rows")
     text = f"{table}\n\n{rows[0].videos} clips. T MACs: 10^12, of all views of a clip, flush included. {note}\n"
-    (out / "table.md").write_text(text)
-    with (out / "table.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["weights", "r", "videos", "top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high", "tera"]
-        )
-        for row in rows:
-            figures = [getattr(share, end) for share in (row.top1, row.top5) for end in ("value", "low", "high")]
-            writer.writerow([row.weights, DENSE if row.r is None else row.r, row.videos, *figures, row.tera])
+    replace_text(out / "table.md", text)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["weights", "r", "videos", "top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high", "tera"]
+    )
+    for row in rows:
+        figures = [getattr(share, end) for share in (row.top1, row.top5) for end in ("value", "low", "high")]
+        writer.writerow([row.weights, DENSE if row.r is None else row.r, row.videos, *figures, row.tera])
+    replace_text(out / "table.csv", file.getvalue())
 
 
 def _main(argv: Sequence[str]) -> None:
