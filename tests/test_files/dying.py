@@ -11,7 +11,7 @@ import resource
 import shutil
 import signal
 import sys
-import time
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def in_child(run: Run, before: Callable[[], object] = lambda: None, until: float
     Args:
         run: Function that is run.
         before: What is done first in the child.
-        until: Seconds after which the child is killed; None for never.
+        until: Seconds after which the child is killed; None for an hour.
 
     Returns:
         The child's exit status (0, that of `SystemExit`, 1 after any other exception, or minus a signal), and what it
@@ -59,11 +59,13 @@ def in_child(run: Run, before: Callable[[], object] = lambda: None, until: float
         sys.stderr.flush()
         os._exit(status)
     os.close(writing)
-    if until is not None:
-        time.sleep(until)
-        os.kill(child, signal.SIGKILL)
+    killer = threading.Timer(3600 if until is None else until, os.kill, (child, signal.SIGKILL))
+    killer.start()
     with os.fdopen(reading) as said:
         text = said.read()
+    # Its number is not given to another before it is waited for.
+    killer.cancel()
+    killer.join()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 

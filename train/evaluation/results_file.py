@@ -217,7 +217,10 @@ def _read_lines(path: Path) -> list[str]:
     """Complete lines: one that a kill has torn has no end."""
     if not path.exists():
         return []
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, or choose another out") from error
     return text[: text.rfind("\n") + 1].splitlines()
 
 
