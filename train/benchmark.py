@@ -23,6 +23,7 @@ from eventful import cli
 from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.linear.onednn import by_onednn
 from train.bench.case import MODES, Setting, from_video, synthetic
@@ -237,8 +238,8 @@ def _bfloat16() -> str:
 
 
 def _write(report: Report, out: Path) -> None:
-    (out / "benchmark.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    (out / "benchmark.md").write_text(report.to_markdown())
+    replace_text(out / "benchmark.json", json.dumps(report.to_dict(), indent=2) + "\n")
+    replace_text(out / "benchmark.md", report.to_markdown())
 
 
 def _main(argv: Sequence[str]) -> None:

@@ -159,7 +159,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config file {path} does not exist{_similar_file(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path} cannot be read: {one_line(error)}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"config file {path} is not valid YAML: {_yaml_problem(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file {path} must hold `key: value` lines, not a list")
@@ -174,7 +174,7 @@ def _read_override(cls: Any, override: str) -> dict[str, Any]:
         return {key: None if text == "null" else text}
     try:
         return _plain(OmegaConf.from_dotlist([override]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"override {override!r} has no valid value: {_yaml_problem(error)}") from error
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from eventful import cli
 from eventful.errors import UserError
 from train.config import load_config
-from train.evaluation.plots import canvas, check_plotting
+from train.evaluation.plots import canvas, check_plotting, write_figure
 from train.loop import history
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def plot(curves: Curves, path: Path, reward: str) -> None:
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        write_figure(figure, path)
         pyplot.close(figure)
 
 

@@ -21,6 +21,7 @@ from eventful import EventfulModel, cli
 from eventful.checks.backbone import backbone_hash, warn_of_other_backbone
 from eventful.console.output import progress, say
 from eventful.devices import device_named, dtype_named
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.tasks import saliency_of
 from policies import All, PolicyMismatch, TrainablePolicy
@@ -164,7 +165,7 @@ class _Evaluation:
             "summary.md": summary(comparison, self._about(), self._notes),
         }
         for name, text in texts.items():
-            (out / name).write_text(text)
+            replace_text(out / name, text)
         written = [*texts, "results.jsonl"]
         if self._config.plots:
             plots.plot_frontier(comparison, title, out / "frontier.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
@@ -21,9 +22,10 @@ def replace_figures(path: Path, text: str, title: str | None = None) -> None:
         UserError: If there is no page, or it lacks the marks.
     """
     if title is not None and not path.exists():
-        path.write_text(f"# {title}\n\n{BEGIN}\n{END}\n")
-    page = path.read_text() if path.exists() else ""
+        page = f"# {title}\n\n{BEGIN}\n{END}\n"
+    else:
+        page = path.read_text() if path.exists() else ""
     if BEGIN not in page or END not in page:
         raise UserError(f"{path} has no lines {BEGIN} and {END} to write the figures between")
     head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+    replace_text(path, f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")

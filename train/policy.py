@@ -29,6 +29,7 @@ from eventful import cli
 from eventful.checks.backbone import backbone_hash
 from eventful.console.output import say
 from eventful.devices import device_named
+from eventful.disk.replaced import replace_folder
 from eventful.errors import UserError
 from eventful.tasks import saliency_of
 from eventful.trust import note_trained_here
@@ -45,7 +46,6 @@ from train.estimators.protocol import Estimator, WindowOptions
 from train.estimators.reinforce import ReinforceEstimator
 from train.estimators.streams import StreamSource
 from train.files.folder_lock import only_run_in
-from train.files.replaced import replace_folder
 from train.files.run_identity import RunIdentity, contents_of
 from train.loop.start import StartRule, best_rule
 from train.loop.trainer import Trainer, TrainingSchedule

@@ -15,6 +15,7 @@ from pathlib import Path
 from envs.actions.broken import Broken, check_broken, readable
 from envs.actions.clip import ActionClip, check_rate
 from envs.actions.table import rows_of
+from envs.vid.files import inside
 from eventful.errors import UserError
 
 VERBS = 97
@@ -65,7 +66,7 @@ class EpicKitchens:
         for where, row in rows_of(table, _COLUMNS):
             video = row["video_id"]
             if video not in paths:
-                paths[video] = self._video(video, row["participant_id"])
+                paths[video] = self._video(inside(video, where), inside(row["participant_id"], where))
             clips.append(self._clip(where, row, paths[video]))
         good, self.left_out = readable(clips, self._broken, table)
         return good

@@ -14,6 +14,7 @@ from pathlib import Path
 from envs.actions.broken import Broken, check_broken, readable
 from envs.actions.clip import ActionClip, check_rate
 from envs.actions.table import rows_of
+from envs.vid.files import inside
 from eventful.cli import one_line
 from eventful.errors import UserError
 
@@ -69,7 +70,9 @@ class Kinetics400:
         for where, row in sorted(rows, key=lambda entry: entry[1]["youtube_id"]):
             if row["label"] not in labels:
                 raise UserError(f"{where}: there is no class {row['label']!r} in {self._listed}")
-            name = "_".join((row["youtube_id"], *(_digits(row[side], where) for side in ("time_start", "time_end"))))
+            name = "_".join(
+                (inside(row["youtube_id"], where), *(_digits(row[side], where) for side in ("time_start", "time_end")))
+            )
             clips.append(ActionClip(name, labels[row["label"]], self._root / f"videos/{name}.mp4", rate=self._rate))
         found = [clip for clip in clips if clip.path.is_file()]
         self.missing = len(clips) - len(found)

@@ -13,6 +13,7 @@ from envs.convert.vitdet import LAYOUTS as VITDET
 from envs.convert.vivit import LAYOUTS as VIVIT
 from eventful.cli import run
 from eventful.console.options import Parser
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 
 COMMAND = "python -m envs.convert"
@@ -32,8 +33,8 @@ def convert_file(path: Path, out: Path, layouts: Sequence[Layout] = LAYOUTS) -> 
         raise UserError(f"--to {out}: the result is a .safetensors file, and must be called so")
     arrays = read_arrays(path)
     converted = convert(arrays, layouts, f"checkpoint {path}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(converted.state, out, metadata={"layout": converted.layout.name})
+    facts = {"layout": converted.layout.name}
+    replace_file(out, lambda partial: save_file(converted.state, partial, facts))
     values = sum(value.numel() for value in converted.state.values())
     lines = [
         f"{path}: {converted.layout.name}",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from envs.doom.boxes import GRID, INPUT_SIZE, PATCH
 from envs.doom.labels import CLASS_NAMES
+from eventful.disk.replaced import replace_file
 from eventful.families.stem import conv_stem
 
 WEIGHTS = Path(__file__).parent / "weights" / "detector.safetensors"
@@ -89,9 +90,9 @@ def _sine_positions(dim: int) -> Tensor:
 
 
 def save_detector(vit: nn.Module, path: Path) -> None:
-    """Writes the weights in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in vit.state_dict().items()}, path)
+    """Writes the weights in half precision, whole or not at all."""
+    state = {name: value.half().contiguous() for name, value in vit.state_dict().items()}
+    replace_file(path, lambda partial: save_file(state, partial))
 
 
 def load_detector(path: Path | str | None = None) -> VisionTransformer:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from envs.vid.sequences import as_arrays
 from eventful.errors import UserError
+
+FAR = 1e9
+"""Pixels, beyond any picture. NaN is not below it either."""
 
 
 class CocoBoxes:
@@ -33,9 +35,9 @@ class CocoBoxes:
             if not isinstance(row, dict):
                 raise UserError(f"{where} is no object")
             image, category = row.get("image_id"), row.get("category_id")
-            if image not in images:
+            if not is_id(image) or image not in images:
                 raise UserError(f"{where}: there is no image with id {image!r}")
-            if category not in labels:
+            if not is_id(category) or category not in labels:
                 raise UserError(f"{where}: there is no class with category_id {category!r} (there are {_span(labels)})")
             if row.get("iscrowd"):
                 raise UserError(f"{where} marks a crowd (iscrowd); regions to be ignored are not supported")
@@ -47,8 +49,13 @@ class CocoBoxes:
         return as_arrays([box for box, _ in rows], [label for _, label in rows])
 
 
+def is_id(value: Any) -> bool:
+    """Whether something can be an id: a number or a text."""
+    return isinstance(value, int | str)
+
+
 def _corners(box: Any, where: str) -> tuple[float, ...]:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and isfinite(v) for v in box)
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and abs(v) < FAR for v in box)
     if not numbers or min(box[2:]) < 0:
         raise UserError(f"{where}: bbox must be [x, y, width, height], got {box!r}")
     x, y, width, height = box

@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from envs.vid.classes import ClassList
-from envs.vid.coco_boxes import CocoBoxes
-from envs.vid.files import Folder, json_of
+from envs.vid.coco_boxes import CocoBoxes, is_id
+from envs.vid.files import Folder, inside, json_of
 from envs.vid.sequences import Empty, VidFrame, VidSplit, make_split
 from eventful.errors import UserError
 
@@ -45,7 +45,7 @@ def read_coco_video(
     content = json_of(source, *_FIELDS, "annotations")
     for part, fields in _FIELDS.items():
         _check(content[part], part, fields, source)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted(content["categories"], key=lambda category: (isinstance(category["id"], str), category["id"]))
     classes = ClassList(tuple(str(category["name"]) for category in categories))
     labels = {category["id"]: label for label, category in enumerate(categories)}
     boxes = CocoBoxes(content["annotations"], labels, {image["id"] for image in content["images"]}, source)
@@ -59,13 +59,13 @@ def _frames(content: dict[str, Any], boxes: CocoBoxes, root: Path, source: Path)
         raise UserError(f"{source}: two videos have the same name")
     folders: dict[PurePath, Folder] = {}
     for image in content["images"]:
-        if image["video_id"] not in names:
+        if not is_id(image["video_id"]) or image["video_id"] not in names:
             raise UserError(f"{source}, image {image['id']}: there is no video with id {image['video_id']!r}")
         if type(image["frame_id"]) is not int:
             raise UserError(
                 f"{source}, image {image['id']}: frame_id must be a whole number, got {image['frame_id']!r}"
             )
-        place = root / str(image["file_name"])
+        place = root / inside(str(image["file_name"]), f"{source}, image {image['id']}")
         path = folders.setdefault(place.parent, Folder(place.parent)).file(place.name, f"{source} lists it")
         yield VidFrame(path, names[image["video_id"]], image["frame_id"], *boxes.of_image(image["id"]))
 
@@ -76,6 +76,8 @@ def _check(rows: list[Any], part: str, fields: tuple[str, ...], source: Path) ->
         missing = [field for field in fields if not isinstance(row, dict) or field not in row]
         if missing:
             raise UserError(f"{source}: number {number} of {part} has no {missing[0]}")
+        if not is_id(row["id"]):
+            raise UserError(f"{source}: number {number} of {part} has no number and no text as its id: {row['id']!r}")
         if row["id"] in seen:
             raise UserError(f"{source}: {part} has id {row['id']!r} twice")
         seen.add(row["id"])

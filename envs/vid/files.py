@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from eventful.cli import one_line
 from eventful.errors import UserError
+
+
+def inside(name: str, where: str) -> str:
+    """A name of a file or folder that a list holds, which may not lead out of the list's own folder.
+
+    Args:
+        name: The name, `/` included.
+        where: Where it stands, for the message.
+
+    Raises:
+        UserError: If it does: absolute, by `..`, or with characters that no file has.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive or "\0" in name:
+        raise UserError(f"{where}: {name!r} leads out of the folder of the data")
+    return name
 
 
 class Folder:
@@ -72,7 +88,7 @@ def json_of(path: Path, *keys: str) -> dict[str, Any]:
     text = "\n".join(lines_of(path, f"a JSON object with {', '.join(keys)}"))
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {one_line(error)}") from error
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

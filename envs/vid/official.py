@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.vid.classes import VID_CLASSES, ClassList
-from envs.vid.files import Folder, lines_of
+from envs.vid.coco_boxes import FAR
+from envs.vid.files import Folder, inside, lines_of
 from envs.vid.sequences import Empty, VidFrame, VidSplit, as_arrays, make_split
 from eventful.cli import one_line
 from eventful.console.output import progress
@@ -54,6 +55,7 @@ def _frames(root: Path, split: str, listed: Path, classes: ClassList) -> Iterato
         if not clip or not frame.isdecimal():
             raise UserError(f"{listed}, line {number}: a line is <clip>/<frame> <number>, got {line.strip()!r}")
         if clip not in folders:
+            inside(clip, f"{listed}, line {number}")
             folders[clip] = (Folder(root / "Data/VID" / split / clip), Folder(root / "Annotations/VID" / split / clip))
         images, annotations = folders[clip]
         path = images.file(frame + SUFFIX, f"{listed} lists it")
@@ -67,10 +69,11 @@ def _objects(path: Path, classes: ClassList) -> tuple[NDArray[np.float32], NDArr
     try:
         for found in ElementTree.parse(path).getroot().iter("object"):
             labels.append(classes.label(found.findtext("name", "").strip(), path))
-            boxes.append(
-                tuple(float(found.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            )
-    except (ElementTree.ParseError, OSError) as error:
+            box = tuple(float(found.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            if not all(abs(value) < FAR for value in box):
+                raise UserError(f"annotation {path}: {box} is no bndbox")
+            boxes.append(box)
+    except (ElementTree.ParseError, LookupError, OSError) as error:
         raise UserError(f"annotation {path} cannot be read: {one_line(error)}") from error
     except UserError:
         raise

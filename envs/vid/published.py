@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from envs.vid.classes import VID_CLASSES, ClassList
-from envs.vid.coco_boxes import CocoBoxes
-from envs.vid.files import Folder, json_of
+from envs.vid.coco_boxes import CocoBoxes, is_id
+from envs.vid.files import Folder, inside, json_of
 from envs.vid.sequences import Empty, VidFrame, VidSplit, make_split
 from eventful.errors import UserError
 
@@ -74,6 +74,9 @@ def _frames(listed: Path, find: _Find, classes: ClassList) -> Iterator[VidFrame]
     for number, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
             raise UserError(f"{listed}, image {number} has no id and file_name")
+        if not is_id(image["id"]):
+            raise UserError(f"{listed}, image {number}: its id is no number and no text")
+        inside(image["file_name"], f"{listed}, image {number}")
     labels = {label + 1: label for label in range(len(classes))}
     boxes = CocoBoxes(content["annotations"], labels, {image["id"] for image in images}, listed)
     for image in images:

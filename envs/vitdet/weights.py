@@ -16,6 +16,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 
 _KEY = "detector"
@@ -39,9 +40,10 @@ class DetectorFacts:
 
 
 def save_detector(vit: nn.Module, path: Path, facts: DetectorFacts) -> None:
-    """Writes the weights in half precision, and what they are of."""
+    """Writes the weights in half precision, and what they are of; whole or not at all."""
     state = {name: tensor.half().contiguous() for name, tensor in vit.state_dict().items()}
-    safetensors.torch.save_file(state, path, {_KEY: json.dumps(dataclasses.asdict(facts))})
+    about = {_KEY: json.dumps(dataclasses.asdict(facts))}
+    replace_file(path, lambda partial: safetensors.torch.save_file(state, partial, about))
 
 
 def facts_of(path: str | Path | None) -> DetectorFacts:

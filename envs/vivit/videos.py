@@ -97,14 +97,17 @@ class ListedVideos:
 
     def __init__(self, table: str) -> None:
         self._table = table
-        with open(table, newline="") as file:
-            rows = csv.DictReader(file)
-            missing = {"video", "label", "split"} - set(rows.fieldnames or ())
-            if missing:
-                raise UserError(f"table {table} has no column {', '.join(sorted(missing))}")
-            self._rows = list(rows)
+        try:
+            with open(table, newline="", encoding="utf-8") as file:
+                rows = csv.DictReader(file)
+                missing = {"video", "label", "split"} - set(rows.fieldnames or ())
+                if missing:
+                    raise UserError(f"table {table} has no column {', '.join(sorted(missing))}")
+                self._rows = list(rows)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"table {table} cannot be read: {error}") from error
         for number, row in enumerate(self._rows, 2):
-            if not (row["label"] or "").isdecimal():
+            if not ((row["label"] or "").isdecimal() and len(row["label"]) < 10):
                 raise UserError(
                     f"table {table}, line {number}: label must be the number of a class, got {row['label']}"
                 )
@@ -115,7 +118,7 @@ class ListedVideos:
         found = [VideoFile(folder / row["video"], int(row["label"])) for row in self._rows if row["split"] == split]
         if not found:
             known = ", ".join(sorted({row["split"] for row in self._rows}))
-            raise ValueError(f"table {self._table} has no split {split!r} (it has: {known})")
+            raise UserError(f"table {self._table} has no split {split!r} (it has: {known})")
         return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from envs.vivit.model import PATCH, TUBELET, ViViT
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 
 HEAD = 64
@@ -56,12 +56,9 @@ class ViViTSizes:
 
 def save_vivit(vivit: ViViT, path: str | Path) -> None:
     """Writes the weights, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in vivit.state_dict().items()}
-    partial = path.with_name(path.name + ".tmp")
-    safetensors.torch.save_file(state, partial, {"heads": str(vivit.heads)})
-    os.replace(partial, path)
+    heads = {"heads": str(vivit.heads)}
+    replace_file(Path(path), lambda partial: safetensors.torch.save_file(state, partial, heads))
 
 
 def load_vivit(path: str | Path) -> ViViT:

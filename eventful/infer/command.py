@@ -17,7 +17,7 @@ from eventful.checks.outputs import refuse_same_files
 from eventful.console.output import progress
 from eventful.errors import UserError
 from eventful.infer.arguments import parser
-from eventful.infer.compare import Comparison, check_curves, write_picture
+from eventful.infer.compare import Comparison, check_curves, side_pictures, write_picture
 from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(argv: Sequence[str]) -> None:
     args = parser(COMMAND).parse_args(argv)
     pictures = images_in(Path(args.video)) if os.path.isdir(args.video) else []
-    refuse_same_files(args.video, pictures, args.weights, args.out, None if args.json == "-" else args.json)
+    beside = () if args.compare is None or args.out is None else side_pictures(args.out)
+    json = None if args.json == "-" else args.json
+    refuse_same_files(args.video, pictures, args.weights, args.out, json, beside)
     reader = reconnecting(lambda: read_frames(args.video, args.source_fps), args.on_error)
     policy = args.heuristic or args.policy
     given = {"model": args.model, "weights": args.weights, "head": args.head, "image_size": args.size}
@@ -77,8 +79,7 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
     if args.fps is not None or args.budget_schedule or not isinstance(budget, float):
         raise UserError("--compare needs one budget for all: --budget SHARE, and neither --fps nor --budget-schedule")
     comparison = Comparison(runner, args.compare, budget, args.dense_check)
-    beside = None if args.out is None else Path(args.out).with_suffix("")
-    if beside is not None:
+    if args.out is not None:
         check_curves()
     with contextlib.ExitStack() as stack:
         stack.callback(
@@ -97,9 +98,10 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
                 )
             bar.update()
     heat = comparison.heat_map()
-    if beside is not None and heat is not None:
-        write_picture(beside.with_name(f"{beside.name}-updates.png"), heat)
-        comparison.write_curve(beside.with_name(f"{beside.name}-motion.png"))
+    if args.out is not None and heat is not None:
+        updates, motion = side_pictures(args.out)
+        write_picture(updates, heat)
+        comparison.write_curve(motion)
 
 
 def _write(

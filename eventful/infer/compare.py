@@ -6,8 +6,10 @@ All see the same frames in turn, with one model and a state each; rules get the 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import policies
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 from eventful.model import EventfulModel
 from eventful.tasks import nearest
@@ -28,6 +31,9 @@ from eventful.video.runner import FrameResult, VideoRunner
 from policies.protocol import Layout, Policy
 
 LEARNED = "learned"
+
+LATEST = 1000
+"""Frames whose times are kept."""
 
 RULES: Mapping[str, Callable[[Layout, float], Policy]] = {
     "dense": lambda layout, budget: policies.All(),
@@ -46,21 +52,29 @@ class Course:
 
     Attributes:
         shares: Share of the dense MACs, by frame.
-        seconds: Time of the model, by frame.
+        seconds: Time of the model, of the last frames.
         distances: Distances to the dense model, of the frames where it was asked for.
         updates_RC: How often each cell of the token grid was updated, flushes left out.
         steady: Number of frames that were no flush.
+        total: Sum of the shares.
     """
 
     shares: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))
     distances: list[float] = field(default_factory=list)
     updates_RC: NDArray[np.float32] | None = None
     steady: int = 0
+    total: float = 0.0
+
+    @property
+    def mean_share(self) -> float:
+        """Mean share of the dense MACs; summed up as frames come, not anew at each of them."""
+        return self.total / len(self.shares)
 
     def add(self, result: FrameResult) -> None:
         """Adds a frame."""
         self.shares.append(result.macs_ratio)
+        self.total += result.macs_ratio
         self.seconds.append(result.seconds)
         if result.dense is not None:
             self.distances.append(result.dense.distance)
@@ -133,7 +147,7 @@ class Comparison:
         made = []
         for name, result in results.items():
             course = self.courses[name]
-            header = f"{name} | MACs {result.macs_ratio:.1%} (mean {fmean(course.shares):.1%})"
+            header = f"{name} | MACs {result.macs_ratio:.1%} (mean {course.mean_share:.1%})"
             header += f" | {1 / median(course.seconds):.1f} frames/s"
             mask = None if result.flush or not overlay or name == "dense" else result.rate_RC
             made.append(annotate(result.frame, result.predictions, mask, header, names))
@@ -174,7 +188,13 @@ class Comparison:
         moved.plot(range(1, len(self.motion)), self.motion[1:], color="grey")
         moved.set_ylabel("change of a pixel")
         moved.set_xlabel("frame")
-        figure.savefig(path, dpi=150)
+        replace_file(path, partial(figure.savefig, dpi=150, format="png"))
+
+
+def side_pictures(out: str) -> tuple[Path, Path]:
+    """Where the map of updates and the curve of motion go, beside the film."""
+    beside = Path(out).with_suffix("")
+    return beside.with_name(f"{beside.name}-updates.png"), beside.with_name(f"{beside.name}-motion.png")
 
 
 def check_curves() -> None:
@@ -188,12 +208,12 @@ def check_curves() -> None:
 
 
 def write_picture(path: Path, picture: Frame) -> None:
-    """Writes a picture.
+    """Writes a PNG.
 
     Raises:
-        OSError: If that cannot be done.
+        UserError: If that cannot be done.
     """
-    Image.fromarray(picture).save(path)
+    replace_file(path, partial(Image.fromarray(picture).save, format="PNG"))
 
 
 def _grid(panels: Sequence[Frame]) -> Frame:

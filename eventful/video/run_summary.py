@@ -1,6 +1,6 @@
 """What a run over a video comes to: speed, compute, fidelity, memory.
 
-A summary holds a few numbers per compared frame and running sums for the rest.
+A summary holds running sums, and the times of the last compared frames: it does not grow with the run.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 
 import torch
@@ -17,6 +18,9 @@ from eventful.video.runner import FrameResult
 
 MIB = 2**20
 
+LATEST = 10_000
+"""Compared frames whose times are kept for the medians."""
+
 
 class Summary:
     """Collects frame results; `lines` says what they come to."""
@@ -25,9 +29,9 @@ class Summary:
         self._started = time.perf_counter()
         self.frames = self.flushes = 0
         self._seconds = self._waited = self._ratio = self._flush_ratio = 0.0
-        self._steady: list[float] = []
-        self._distances: list[tuple[float, float]] = []
-        self._dense: list[float] = []
+        self._compared, self._distance, self._worst = 0, 0.0, 0.0
+        self._steady: deque[float] = deque(maxlen=LATEST)
+        self._dense: deque[float] = deque(maxlen=LATEST)
 
     def add(self, result: FrameResult) -> None:
         """Adds a frame."""
@@ -39,7 +43,9 @@ class Summary:
             self.flushes += 1
             self._flush_ratio += result.macs_ratio
         if result.dense is not None and not result.flush:
-            self._distances.append((result.dense.distance, result.dense.worst))
+            self._compared += 1
+            self._distance += result.dense.distance
+            self._worst += result.dense.worst
             self._dense.append(result.dense.seconds)
             self._steady.append(result.seconds)
 
@@ -59,7 +65,7 @@ class Summary:
             self._time_line(elapsed, beside or {}),
             self._macs_line(),
         ]
-        if self._distances:
+        if self._compared:
             lines += self._dense_lines()
         if source.skipped:
             lines.append(f"{source.skipped} damaged packets of the live source were left out")
@@ -86,14 +92,13 @@ class Summary:
         return f"MACs: {ratio:.1%} of dense in steady state, {everything:.1%} with flush"
 
     def _dense_lines(self) -> list[str]:
-        mean = statistics.fmean(d for d, _ in self._distances)
-        worst = statistics.fmean(w for _, w in self._distances)
+        mean, worst = self._distance / self._compared, self._worst / self._compared
         dense_ms, own_ms = (1000 * statistics.median(times) for times in (self._dense, self._steady))
         return [
-            f"distance to the dense model (1 - cosine, {len(self._distances)} frames): "
+            f"distance to the dense model (1 - cosine, {self._compared} frames): "
             f"mean {mean:.3g}, 20 worst tokens {worst:.3g}",
             f"latency: dense {dense_ms:.1f} ms, eventful {own_ms:.1f} ms, {dense_ms / own_ms:.2f} times as fast "
-            "(medians of the compared frames)",
+            f"(medians of the {'last ' if self._compared > LATEST else ''}compared frames)",
         ]
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import policies
+from eventful.disk import replaced
+from eventful.disk.replaced import replace_file, replace_folder
 from policies import LearnedPolicy
-from train.files import replaced
-from train.files.replaced import replace_file, replace_folder
 
 STEPS = (("_sync",), ("_exchange",), ("os", "rename"), ("shutil", "rmtree"))
 """What a replacement does, one after the other; a process may die before or after each of them."""

@@ -132,4 +132,6 @@ def test_the_command(runner: VideoRunner, video: Path, tmp_path: Path, capsys: A
         assert (animation.format, animation.n_frames) == ("WEBP", 3)
         animation.load()
         assert animation.info["duration"] == 100, "milliseconds of a frame at 10 frames a second"
+    assert run("--budget", 0.4, "--out", tmp_path / "b.mp4", "--json", tmp_path / "b-motion.png") == 2
+    assert "b-motion.png is a picture that --compare writes" in capsys.readouterr().err
     assert run("--fps", 10) == 2 and "--compare needs one budget" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 
 from train.bench.report import Row
 from train.bench.run import Timing
-from train.evaluation.plots import canvas
+from train.evaluation.plots import canvas, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def plot_speedups(rows: Sequence[Row], path: Path) -> None:
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(15, 6.5), layout="constrained")
         _against_macs(left, points)
         _against_tokens(right, points)
-        figure.savefig(path, dpi=110)
+        write_figure(figure, path)
         pyplot.close(figure)
 
 

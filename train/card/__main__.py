@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eventful import cli
 from eventful.checks.ranges import setting
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.user_code import LEARNED, policy_class
 from policies import TrainablePolicy, load
@@ -65,7 +66,7 @@ def write_card(config: CardConfig) -> Path:
         raise UserError(f"evaluation={config.evaluation}: the runs of policy={config.policy} are not finished")
     path = folder / CARD
     # The Hugging Face hub reads cards as UTF-8, whatever the locale here.
-    path.write_text(card_text(policy, finished, comparison, command_line(config, COMMAND)), encoding="utf-8")
+    replace_text(path, card_text(policy, finished, comparison, command_line(config, COMMAND)))
     return path
 
 

@@ -35,12 +35,15 @@ from envs.doom.task import normalise
 from eventful import cli
 from eventful.checks.ranges import SEED, setting
 from eventful.console.output import say
+from eventful.disk.full import append
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 from train.config import check_settings, load_config
 from train.detector.card import write_card
 from train.detector.crops import cut_windows, window_outputs
 from train.detector.frames import LabelledFrames
 from train.detector.score import score
+from train.files.folder_lock import only_run_in
 
 COMMAND = "python -m train.detector"
 
@@ -150,9 +153,12 @@ def rate(step: int, options: DetectorConfig) -> float:
 
 def train(options: DetectorConfig) -> None:
     """Trains, or goes on training, and writes `OUT/detector.safetensors`."""
+    with only_run_in(Path(options.out)):
+        _train(options, Path(options.out))
+
+
+def _train(options: DetectorConfig, out: Path) -> None:
     torch.manual_seed(options.seed)
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     model = build_detector()
     average = AveragedModel(model, avg_fn=partial(_average, decay=options.ema))
     optimizers = _optimizers(model, options)
@@ -167,7 +173,7 @@ def train(options: DetectorConfig) -> None:
             windows = step < options.windows * options.steps or step % 2 == 1
             loss = sum(pool.map(partial(Worker.gradients, model=model, windows=windows), workers)) / len(workers)
             if not math.isfinite(loss):
-                raise RuntimeError(f"the loss is not finite at step {step}; lower lr or use precision=fp32")
+                raise UserError(f"the loss is not finite at step {step}; lower lr or use precision=fp32")
             _collect(model, workers)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
@@ -223,8 +229,7 @@ def _save(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "generators": [worker.generator.get_state() for worker in workers],
     }
-    torch.save(state, out / "state.tmp")
-    (out / "state.tmp").replace(out / "state.pt")
+    replace_file(out / "state.pt", partial(torch.save, state))
     save_detector(average.module, out / "detector.safetensors")
 
 
@@ -252,8 +257,7 @@ def _resume(
 
 def _log(out: Path, line: str) -> None:
     say(line)
-    with (out / "log.txt").open("a") as file:
-        file.write(line + "\n")
+    append(out / "log.txt", line + "\n")
 
 
 def evaluate(options: DetectorConfig) -> dict[str, dict[str, float]]:

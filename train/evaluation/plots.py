@@ -9,17 +9,20 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 from train.evaluation.comparison import Comparison, FrontierPoint, Measure
 from train.evaluation.contenders import Contender
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 KINDS = ("qkv", "proj", "mlp")
 """The three gates of a block, in order."""
@@ -90,7 +93,7 @@ def plot_frontier(comparison: Comparison, title: str, path: Path) -> None:
             _frontier_panel(axes, comparison, measure)
         figure.suptitle(title, fontweight="bold")
         figure.supxlabel(_CAPTION, fontsize="small", color="#444444")
-        figure.savefig(path, dpi=120)
+        write_figure(figure, path)
         pyplot.close(figure)
 
 
@@ -121,7 +124,7 @@ def plot_rates(comparison: Comparison, path: Path) -> bool:
                     axes.xaxis.get_major_locator().set_params(integer=True)
         figure.suptitle("What each gate updates, from the first block to the last", fontweight="bold")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(shown))
-        figure.savefig(path, dpi=120)
+        write_figure(figure, path)
         pyplot.close(figure)
     return True
 
@@ -264,6 +267,11 @@ def _rates_line(axes: Axes, comparison: Comparison, contender: Contender, budget
 
 def _percent(value: float, position: int) -> str:
     return f"{100 * value:g} %"
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure in the format that its path names, whole or not at all."""
+    replace_file(path, partial(figure.savefig, dpi=120, format=path.suffix[1:] or "png"))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+from eventful.disk.full import append
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 
 FORMAT = 1
@@ -130,10 +132,7 @@ class ResultsFile:
     def add(self, entry: Record | Latency) -> None:
         """Appends a finished run; it is on disk when this returns."""
         self._keep(entry)
-        with self.path.open("a") as file:
-            file.write(_line(entry))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, _line(entry), at_once=True)
 
     def _keep(self, entry: Record | Latency) -> None:
         if isinstance(entry, Record):
@@ -162,10 +161,8 @@ class ResultsFile:
 
     def _rewrite(self) -> None:
         """Writes what was taken over, so that a torn last line is gone."""
-        partial = self.path.with_suffix(".tmp")
         entries: list[Record | Latency] = [*self.records.values(), *self.latencies.values()]
-        partial.write_text("".join([json.dumps(self._head) + "\n", *map(_line, entries)]))
-        os.replace(partial, self.path)
+        replace_text(self.path, "".join([json.dumps(self._head) + "\n", *map(_line, entries)]))
 
 
 @dataclass(frozen=True)
@@ -220,7 +217,10 @@ def _read_lines(path: Path) -> list[str]:
     """Complete lines: one that a kill has torn has no end."""
     if not path.exists():
         return []
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, or choose another out") from error
     return text[: text.rfind("\n") + 1].splitlines()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from eventful.disk.full import written
+from eventful.disk.replaced import clear_leftovers
 from eventful.errors import UserError
 
 
@@ -35,7 +37,9 @@ def only_run_in(folder: Path) -> Iterator[None]:
             f"{folder} is in use by another run{_named(owner)}: wait until it has ended, or choose another out folder"
         ) from None
     try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        with written(owner):
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        clear_leftovers(folder)
         yield
     finally:
         owner.unlink(missing_ok=True)

@@ -7,10 +7,11 @@ Each line holds `step`, `minutes` (of training alone, warm start included; looki
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from eventful.disk.full import append
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 
 
@@ -26,10 +27,7 @@ class History:
         self._path = folder / "history.jsonl"
         kept = [row for row in read(folder) if row["step"] <= step] if step and self._path.exists() else []
         self._steps = {row["step"] for row in kept}
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".tmp")
-        partial.write_text("".join(_line(row) for row in kept))
-        os.replace(partial, self._path)
+        replace_text(self._path, "".join(_line(row) for row in kept))
 
     def has(self, step: int) -> bool:
         """Whether there has been a look at this step."""
@@ -37,8 +35,7 @@ class History:
 
     def add(self, step: int, seconds: float, rows: list[dict[str, Any]]) -> None:
         """Notes one look."""
-        with self._path.open("a") as file:
-            file.write(_line({"step": step, "minutes": seconds / 60, "points": rows}))
+        append(self._path, _line({"step": step, "minutes": seconds / 60, "points": rows}))
         self._steps.add(step)
 
 

@@ -21,12 +21,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from eventful.console.output import progress, say
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 from policies import Layout, TrainablePolicy
 from policies.content_hash import content_hash
 from train import distributed
 from train.estimators.protocol import Estimator
-from train.files.replaced import replace_file
 from train.files.run_identity import RunIdentity
 from train.loop.frontier_figure import can_draw
 from train.loop.history import History, read

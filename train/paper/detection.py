@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,12 +27,12 @@ from envs.vitdet.paper_column import architecture_of, selected
 from envs.vitdet.roi_heads import detections
 from eventful import cli
 from eventful.devices import device_named
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.macs.paper_column import flush_macs, steady_macs
 from policies.content_hash import content_hash
 from train.config import check_settings, load_config
 from train.distributed import own_device, own_share
-from train.files.replaced import replace_file
 from train.paper.detection_config import PaperConfig
 from train.paper.published import PUBLISHED
 from train.paper.results import Results, SequenceResult
@@ -86,7 +85,7 @@ class PaperTable:
         is_published = not config.architecture and config.classes is None
         published = PUBLISHED.get(config.canvas, {}) if is_published else {}
         for name, text in {"table.csv": as_csv(lines, published), "table.md": as_markdown(lines, published)}.items():
-            replace_file(out / name, partial(Path.write_text, data=text))
+            replace_text(out / name, text)
         return out / "table.md"
 
     @torch.inference_mode()

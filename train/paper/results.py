@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
-from train.files.replaced import replace_file
 from train.paper.rows import Row
 
 
@@ -49,7 +48,7 @@ class Results:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = folder / "setting.json"
         if not path.exists():
-            replace_file(path, partial(Path.write_text, data=json.dumps(setting, indent=1)))
+            replace_text(path, json.dumps(setting, indent=1))
         before = json.loads(path.read_text())
         changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
         if changed:

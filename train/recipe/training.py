@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.console.output import say
+from eventful.disk.full import append
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
-from train.files.replaced import replace_file
 
 
 @dataclass
@@ -125,8 +126,7 @@ class Training:
         """Says a line, or tells it by `print` if it is a result, and adds it to `OUT/log.txt`."""
         tell(line)
         self._out.mkdir(parents=True, exist_ok=True)
-        with (self._out / "log.txt").open("a") as file:
-            file.write(line + "\n")
+        append(self._out / "log.txt", line + "\n")
 
     def _one_step(self, loss: Callable[[torch.Generator], Tensor]) -> float:
         recipe = self._recipe

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eventful import cli
 from eventful.console.options import Parser
+from eventful.disk.replaced import replace_text
 from train.reference.settings import settings_page
 
 COMMAND = "python -m train.reference"
@@ -17,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser(COMMAND, "Writes the page of all settings, Markdown.", [f"{COMMAND} --out docs/settings.md"])
     parser.add_argument("--out", type=Path, default=Path("docs/settings.md"), help="file to write (docs/settings.md)")
     out = parser.parse_args(argv).out
-    out.write_text(settings_page())
+    replace_text(out, settings_page())
     print(f"written to {out}")
 
 

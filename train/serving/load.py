@@ -26,6 +26,7 @@ from eventful import cli
 from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.console.output import say
 from eventful.devices import device_named
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.serving import CameraServer, Counts
 from eventful.tasks import load_task, saliency_of
@@ -263,7 +264,7 @@ def _main(argv: Sequence[str]) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     result = load_test(config)
-    (out / "serving.json").write_text(json.dumps({**asdict(result), "lost": result.lost}, indent=2) + "\n")
+    replace_text(out / "serving.json", json.dumps({**asdict(result), "lost": result.lost}, indent=2) + "\n")
     print("\n".join(result.lines()))
     say(f"written to {out}: serving.json")
 

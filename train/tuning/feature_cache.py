@@ -26,9 +26,9 @@ from envs.vivit import ViewPlan, encode, view_steps
 from envs.vivit.videos import LabelledVideo
 from eventful import EventfulModel
 from eventful.console.output import progress
+from eventful.disk.replaced import replace_file, replace_text
 from eventful.errors import UserError
 from policies.content_hash import content_hash
-from train.files.replaced import replace_file
 from train.tuning.policy_facts import policy_facts
 
 FORMAT = 1
@@ -65,8 +65,7 @@ class FeatureCache:
         self._spatial, self._plan = spatial.eval(), plan
         self.way = _way(spatial, plan)
         self.folder = folder / content_hash(self.way)[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "way.json").write_text(json.dumps(self.way, indent=2, sort_keys=True))
+        replace_text(self.folder / "way.json", json.dumps(self.way, indent=2, sort_keys=True))
 
     def fill(self, videos: Sequence[LabelledVideo], what: str) -> int:
         """Computes what is missing; says how far it is on stderr, where that is a terminal.

@@ -28,12 +28,14 @@ from envs.vivit.weights import load_vivit, save_vivit
 from eventful import cli
 from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
+from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.infer.arguments import heuristic
 from eventful.user_code import policy_class
 from policies import Policy, PolicyMismatch
 from policies.content_hash import content_hash
 from train.config import load_config, part
+from train.files.folder_lock import only_run_in
 from train.tuning.accuracy import Examples, accuracy
 from train.tuning.feature_cache import FeatureCache
 from train.tuning.tune_config import TuneConfig, check
@@ -57,7 +59,8 @@ def tune(config: TuneConfig, videos: VideoSet | None = None) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     videos = load_video_set(config.data, **config.data_options) if videos is None else videos
-    return _Run(config, load_vivit(config.weights), videos).run()
+    with only_run_in(Path(config.out)):
+        return _Run(config, load_vivit(config.weights), videos).run()
 
 
 class _Run:
@@ -92,7 +95,7 @@ class _Run:
     def _write(self, tuner: Tuner) -> None:
         """The whole model, and the course of its training."""
         lines = "".join(json.dumps(row) + "\n" for row in tuner.history)
-        (self._out / "history.jsonl").write_text(lines)
+        replace_text(self._out / "history.jsonl", lines)
         # The spatial part that has run may be in half precision.
         whole = load_vivit(self._config.weights)
         whole.temporal.load_state_dict(self._vivit.temporal.state_dict())

@@ -29,8 +29,8 @@ from torch import Tensor
 from envs.vivit import TemporalClassifier, video_probabilities
 from eventful.checks.ranges import SEED, setting
 from eventful.console.output import progress
+from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
-from train.files.replaced import replace_file
 from train.tuning.accuracy import Examples, batch_of
 
 Loss = Literal["published", "cross_entropy"]

@@ -32,6 +32,7 @@ from eventful import cli
 from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from train.config import check_settings, load_config
+from train.files.folder_lock import only_run_in
 from train.recipe.training import FREE, Recipe, Training
 from train.verbs.augment import RandomViews
 from train.verbs.card import hits, score, write_card
@@ -100,9 +101,10 @@ def train(config: VerbsConfig) -> Path:
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = _Run(config, ClassFolders(config.root))
-    run.fit()
-    return run.finish()
+    with only_run_in(Path(config.out)):
+        run = _Run(config, ClassFolders(config.root))
+        run.fit()
+        return run.finish()
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from policies.content_hash import content_hash
 from train.config import check_settings, load_config
-from train.files.replaced import replace_file
+from train.files.folder_lock import only_run_in
 from train.recipe.training import FREE, Recipe, Training
 from train.vitdet.card import write_card
 from train.vitdet.frames import RandomFrames
@@ -101,9 +101,10 @@ def train(config: VitdetConfig) -> Path:
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = _Run(config)
-    run.fit()
-    return run.finish()
+    with only_run_in(Path(config.out)):
+        run = _Run(config)
+        run.fit()
+        return run.finish()
 
 
 class _Run:
@@ -142,7 +143,7 @@ class _Run:
         """Writes the model, scores what was written, and writes its card."""
         config, path = self._config, self._out / "vitdet.safetensors"
         facts = DetectorFacts(config.canvas, config.classes, config.proposals, config.architecture)
-        replace_file(path, partial(save_detector, self._vit, facts=facts))
+        save_detector(self._vit, path, facts)
         written, scores = self._make(path), {}
         for name, split in self._tests.items():
             scores[name] = score(written, self._canvas, split)

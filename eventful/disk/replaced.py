@@ -14,8 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from eventful.disk.full import written
 from policies.checkpoint import set_aside
 
+_TEMPORARY = ".tmp"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
@@ -26,18 +28,33 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: Path of the file, which may be there.
         write: Function that writes it to the path that it is given.
+
+    Raises:
+        UserError: If the disk takes no more, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Several processes may replace one file.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(partial)
-        _sync(partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+    with written(path, _kept(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may replace one file.
+        partial = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+        try:
+            write(partial)
+            _sync(partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file, in UTF-8; raises as `replace_file` does."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what processes that died left of files that they were about to replace; nobody else may be at work."""
+    for path in folder.glob(f"*.*[0-9]{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
@@ -46,13 +63,21 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     Args:
         folder: Path of the folder, which may be there.
         write: Function that makes it at the path that it is given.
+
+    Raises:
+        UserError: If the disk takes no more, or the folder cannot be written.
     """
     partial, aside = folder.with_name(f"{folder.name}.tmp"), set_aside(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write(partial)
-    for path in (*partial.iterdir(), partial):
-        _sync(path)
+    with written(folder, _kept(folder)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(partial)
+            for path in (*partial.iterdir(), partial):
+                _sync(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     if folder.exists() and not _exchange(partial, folder):
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(folder, aside)
@@ -61,6 +86,10 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     _sync(folder.parent)
     for old in (partial, aside):
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _kept(path: Path) -> str:
+    return "what was there before is kept" if path.exists() else ""
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -1,0 +1,342 @@
+"""Long runs in one process: is memory flat, are outputs as those of a fresh stream, do sums drift? (Linux)
+
+    OMP_NUM_THREADS=1 python tests/reliability/soak.py                       # all of it, less than an hour
+    OMP_NUM_THREADS=1 python tests/reliability/soak.py --modes gate/exact --frames 5000 --churn 0 --service 0
+
+One stream for `--frames` frames in each mode, without a flush: a textured square wanders over a part of the picture,
+the rest never changes, and every thousand frames the picture stands still for a while. Then streams that join and leave
+all the time, for `--churn` frames in each mode; then the whole of `eventful-infer` for `--service` frames. "Off" is the
+largest difference to the dense model's outputs on the same frame, over their spread. Exit code 1 if a limit is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+import eventful
+import policies
+from eventful.infer import run_frames
+from eventful.infer.json_lines import write_line
+from eventful.live.pace import Pace
+from eventful.video.frames import Frame, FrameReader
+from eventful.video.run_summary import Summary
+from eventful.video.runner import VideoRunner
+
+MODES: dict[str, dict[str, Any]] = {
+    "frame": {"granularity": "frame"},
+    "gate/exact": {},
+    "gate/paper": {"attention": "paper"},
+    "gate/recompute": {"attention": "recompute"},
+}
+"""The four ways in which the runtime updates what it remembers."""
+
+SIDE = 48
+EVERY, STILL, YOUNG = 1000, 60, 200
+"""Frames from check to check; before it, frames that stand still, and the age of the stream it is compared with."""
+
+GROWTH = 0.01
+"""Largest growth of the resident memory after the first thousand frames."""
+
+SUMS = 1e-4
+"""Largest relative distance of attention outputs that are kept as sums from the sums of what they are of."""
+
+FRESH = 1e-4
+"""Largest distance of an output to that of the dense model, where both have seen the same, over the outputs' spread."""
+
+DRIFT = 1.5
+"""Largest ratio of the mean distances to the dense model in the second half of a run and in the first."""
+
+
+def a_model(policy: policies.Policy, **mode: Any) -> eventful.EventfulModel:
+    """A small transformer whose attention matters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vit = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5)
+        with torch.no_grad():
+            for name, weight in vit.named_parameters():
+                if weight.dim() > 1:
+                    torch.nn.init.normal_(weight, std=0.3 if "qkv" in name else 0.15)
+    return eventful.wrap(vit, policy, **mode)
+
+
+class Camera:
+    """Pictures (1, 3, SIDE, SIDE) of a textured square that wanders over noise; the lower third never changes."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = torch.Generator().manual_seed(seed)
+        self.ground = torch.randn(1, 3, SIDE, SIDE, generator=self._random)
+        self.square = torch.randn(3, 12, 12, generator=self._random)
+        self._at = [0, 0]
+
+    def picture(self, still: bool = False) -> Tensor:
+        if not still:
+            steps = torch.randint(-2, 3, (2,), generator=self._random).tolist()
+            bounds = (SIDE * 2 // 3 - 12, SIDE - 12)
+            self._at = [min(max(a + s, 0), most) for a, s, most in zip(self._at, steps, bounds, strict=True)]
+        y, x = self._at
+        picture = self.ground.clone()
+        picture[0, :, y : y + 12, x : x + 12] = self.square
+        return picture
+
+
+class Memory:
+    """Resident memory of this process from the first check on."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def look(self) -> None:
+        gc.collect()
+        # What has been freed in pieces stays with the allocator: tensors of many sizes leave it scattered.
+        ctypes.CDLL(None).malloc_trim(0)
+        self.seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+    @property
+    def growth(self) -> float:
+        return max(self.seen) / self.seen[0] - 1
+
+    def __str__(self) -> str:
+        course = [f"{k}: {self.seen[k - 1] / 2**20:.1f}" for k in (1, 2, 5, 10, 20, 50, 100) if k <= len(self.seen)]
+        return f"memory {self.growth:+.2%} at most (MiB after thousands of frames: {', '.join(course)})"
+
+
+def sums_error(state: eventful.StreamState) -> float:
+    """How far the attention outputs that a state holds are from those of the queries, keys and values that it holds."""
+    worst = 0.0
+    for block in state.blocks:
+        a = block.attention
+        if a.out_BNHd is None or a.v_BNHd is None:
+            continue
+        v = a.v_BNHd.transpose(1, 2).double()
+        if a.weights_BHNK is not None:
+            want = a.weights_BHNK.double() @ v
+        else:
+            q, k = (x.transpose(1, 2).double() for x in (a.q_BNHd, a.k_BNHd) if x is not None)
+            want = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        error = (a.out_BNHd.transpose(1, 2) - want).norm() / want.norm()
+        worst = max(worst, float(error))
+    return worst
+
+
+def off(out: Tensor, dense: Tensor) -> float:
+    """The largest difference, over the spread of the dense model's outputs."""
+    return float((out - dense).abs().max() / dense.std())
+
+
+def one_stream(mode: str, frames: int) -> bool:
+    """One stream without a flush; says what came of it, and whether the limits held."""
+    # Without a bound on age, frame granularity keeps what it made of neighbours that have moved on since.
+    rules = [policies.TopR(6), policies.Threshold(1.0)]
+    rules = [policies.AgeBound(rule, 15) for rule in rules] if mode == "frame" else rules
+    model, camera, memory = a_model(rules[0], **MODES[mode]), Camera(1), Memory()
+    young: eventful.StreamState | None = None
+    sums, refreshed, settled, old_moving, young_moving = [], [], [], [], []
+    for t in range(1, frames + 1):
+        phase = t % EVERY
+        still = phase == 0 or phase > EVERY - STILL
+        # At first every number of rows comes once: kernels for each of them are made and kept when they are needed.
+        model.policy = policies.TopR(t % 40) if t < EVERY / 2 else rules[0] if still else rules[t // 500 % 2]
+        picture = camera.picture(still)
+        out = model(picture)
+        if phase == 0 or phase > EVERY - YOUNG:
+            young_out, young = model.step(picture, young)
+        if phase == EVERY - STILL:
+            dense = model.vit(picture)
+            old_moving.append(off(out, dense))
+            young_moving.append(off(young_out, dense))
+        if phase == 0:
+            dense = model.vit(picture)
+            sums.append(sums_error(model.state))
+            settled.append(off(out, dense))
+            model.policy = policies.All()
+            refreshed.append(off(model.step(picture, model.state.clone())[0], model.step(picture, None)[0]))
+            young = None
+            memory.look()
+    tenth, half = max(len(sums) // 10, 1), max(len(sums) // 2, 1)
+    held = memory.growth < GROWTH and max(sums) < SUMS and max(refreshed) < FRESH
+    held = held and np.mean(old_moving[-half:]) < DRIFT * np.mean(old_moving[:half])
+    # The published update stays an approximation on a standing picture, too.
+    held = held and (mode == "gate/paper" or max(settled) < FRESH)
+    print(f"{mode}: {frames} frames, {memory}")
+    for what, seen in (("attention sums against what they are of", sums), ("picture stands still, off", settled)):
+        print(f"  {what}: first tenth {max(seen[:tenth]):.1e}, last tenth {max(seen[-tenth:]):.1e}")
+    print(f"  all tokens updated, against a fresh state: {max(refreshed):.1e}")
+    halves = f"first half {np.mean(old_moving[:half]):.3f}, second half {np.mean(old_moving[-half:]):.3f}"
+    young = f"a stream of {YOUNG - STILL} frames {np.mean(young_moving):.3f}"
+    print(f"  picture moves, off (means of {len(old_moving)}): {halves}; {young}", flush=True)
+    return report(held)
+
+
+class Guest:
+    """A stream of the churn: its camera, and the same stream run alone, told which tokens the batch updated."""
+
+    def __init__(self, seed: int) -> None:
+        self.camera = Camera(seed)
+        self.alone: eventful.StreamState | None = None
+
+    def check(self, model: eventful.EventfulModel, picture: Tensor, masks: list[Tensor], out: Tensor) -> float:
+        told: Iterator[Tensor] = iter(masks)
+        _, want, self.alone = model.step_with_features(
+            picture, self.alone, lambda _: policies.Selection(mask_BN=next(told))
+        )
+        return off(out, want)
+
+
+def churn(mode: str, frames: int) -> bool:
+    """Streams that join and leave all the time, against each of them alone."""
+    model, memory = a_model(policies.AgeBound(policies.Threshold(1.0), 40), **MODES[mode]), Memory()
+    chance, guests, worst, joined, left, largest = random.Random(0), [Guest(0)], 0.0, 1, 0, 1
+    ages_equal = True
+    for t in range(1, frames + 1):
+        state = model.state
+        if state is not None and len(guests) > 1 and chance.random() < 0.12:
+            stay = sorted(chance.sample(range(len(guests)), chance.randrange(1, len(guests))))
+            left += len(guests) - len(stay)
+            guests, model.state = [guests[i] for i in stay], state.select(stay)
+        if model.state is not None and len(guests) < 6 and chance.random() < 0.2:
+            guests.append(Guest(joined))
+            joined += 1
+            join(model, guests, by_copy=chance.random() < 0.5)
+        if chance.random() < 0.01:
+            again = chance.randrange(len(guests))
+            model.reset(streams=[again])
+            if guests[again].alone is not None:
+                guests[again].alone.flush_B[:] = True
+        largest = max(largest, len(guests))
+        pictures = [guest.camera.picture() for guest in guests]
+        masks: list[Tensor] = []
+        step = model.step_with_features(torch.cat(pictures), model.state, noting(model.policy, masks))
+        model.state = step[2]
+        ages_BGN = step[2].ages()
+        for i, guest in enumerate(guests):
+            found = guest.check(model, pictures[i], [mask[i : i + 1] for mask in masks], step[1][i : i + 1])
+            worst = max(worst, found)
+            ages_equal = ages_equal and torch.equal(ages_BGN[i], guest.alone.ages()[0])
+        if t % EVERY == 0:
+            memory.look()
+    print(f"{mode}: {frames} frames of up to {largest} streams, {joined} joined, {left} left, {memory}")
+    print(
+        f"  every frame of every stream, against the stream alone: at most {worst:.1e}; ages equal: {ages_equal}",
+        flush=True,
+    )
+    return report(memory.growth < GROWTH and worst < FRESH and ages_equal)
+
+
+def join(model: eventful.EventfulModel, guests: list[Guest], by_copy: bool) -> None:
+    """Makes room for the last of the guests, by one of the two ways of the public interface."""
+    state, newest = model.state, guests[-1]
+    if by_copy:
+        model.state = state.select([*range(state.streams), 0])
+        model.reset(streams=[state.streams])
+        return
+    # It has been running by itself before it joins.
+    _, newest.alone = model.step(newest.camera.picture(), None)
+    model.state = eventful.StreamState.cat([state, newest.alone.clone()])
+
+
+def noting(policy: policies.Policy, masks: list[Tensor]) -> Callable[[policies.GateObservation], policies.Selection]:
+    def decide(seen: policies.GateObservation) -> policies.Selection:
+        selection = policy.select(seen)
+        masks.append(selection.as_mask(seen.layout.tokens))
+        return selection
+
+    return decide
+
+
+class Footage(FrameReader):
+    """A source that does not end, cut where it pleases."""
+
+    source, fps, count, live = "soak", 25.0, None, True
+
+    def __iter__(self) -> Iterator[Frame]:
+        camera, k = Camera(7), 0
+        while True:
+            self.cuts += k % 5000 == 4999
+            k += 1
+            yield ((camera.picture()[0].permute(1, 2, 0) * 40 + 128).clamp(0, 255)).byte().numpy()
+
+
+class Looking:
+    """A task for the runner: what it shows of an output is its largest class."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.class_names, self.name = model, tuple("abcde"), "looking"
+
+    def preprocess(self, frames_BHWC: Tensor) -> Tensor:
+        return (frames_BHWC.permute(0, 3, 1, 2).float() - 128) / 40
+
+    def predictions(self, outputs: Tensor, size: tuple[int, int]) -> list[list[dict[str, Any]]]:
+        return [[{"label": int(row.argmax()), "score": float(row.max())}] for row in outputs]
+
+
+def service(frames: int) -> bool:
+    """What `eventful-infer --json --dense-check 10 --fps` does, for as long as asked."""
+    fraction = policies.TopFraction(0.2)
+    model, memory, summary = a_model(Budgeted(fraction)), Memory(), Summary()
+    runner = VideoRunner(model, Looking(model.vit), dense_every=10)  # type: ignore[arg-type]
+    source = Footage()
+    with tempfile.NamedTemporaryFile("w") as lines:
+        results = run_frames(source, runner, None, frames, Pace(400.0))
+        for t, result in enumerate(results, 1):
+            summary.add(result)
+            write_line(result, lines.file)  # type: ignore[arg-type]
+            if t % EVERY == 0:
+                memory.look()
+    print(f"eventful-infer: {frames} frames, {memory}", *summary.lines(source), sep="\n  ", flush=True)
+    return report(memory.growth < GROWTH)
+
+
+class Budgeted(policies.Policy):
+    """A share of the tokens that may be turned."""
+
+    def __init__(self, inner: policies.TopFraction) -> None:
+        self.inner = inner
+
+    @property
+    def budget(self) -> float:
+        return self.inner.fraction
+
+    @budget.setter
+    def budget(self, value: float) -> None:
+        self.inner.fraction = value
+
+    def select(self, observation: policies.GateObservation) -> policies.Selection:
+        return self.inner.select(observation)
+
+
+def report(held: bool) -> bool:
+    print("  limits held" if held else "  LIMITS BROKEN", flush=True)
+    return held
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--churn-modes", nargs="+", choices=MODES, default=["frame", "gate/exact", "gate/paper"])
+    parser.add_argument("--frames", type=int, default=100_000, help="of one stream, in each mode")
+    parser.add_argument("--churn", type=int, default=20_000, help="of streams that join and leave, in each mode")
+    parser.add_argument("--service", type=int, default=30_000, help="through the runner of eventful-infer")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    held = [one_stream(mode, args.frames) for mode in args.modes if args.frames]
+    held += [churn(mode, args.churn) for mode in args.churn_modes if args.churn]
+    held += [service(args.service)] if args.service else []
+    raise SystemExit(0 if all(held) else 1)
+
+
+if __name__ == "__main__":
+    main()
