@@ -6,7 +6,7 @@ RUN := runs/demo
 # The strongest rules of configs/evaluate.yaml, and the paper's.
 OPPONENTS := [Learned,SaliencyThreshold,SaliencyTopR,CalibratedThreshold,TopR]
 
-.PHONY: demo test slow lint format bench clean
+.PHONY: demo test slow lint format bench docs clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,7 +43,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/eventful-benchmark configs/benchmark.yaml
+	$(BIN)/eventful-benchmark configs/benchmark.yaml against=configs/benchmark_reference.json
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "site: site/index.html"
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

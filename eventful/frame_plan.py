@@ -16,7 +16,7 @@ from eventful.families import adapt
 from eventful.families.backbone import Backbone
 from eventful.families.block import Block
 from eventful.linear.compiled import compiled_block
-from eventful.linear.onednn import available, onednn_block
+from eventful.linear.onednn import onednn_block
 from eventful.macs.ledger import MacLedger
 from eventful.options import Options
 from policies.protocol import Granularity, Layout
@@ -57,7 +57,7 @@ def make_plan(backbone: Backbone, options: Options, frame: Tensor) -> FramePlan:
     blocks = backbone.blocks(grid)
     if options.compile is not None:
         blocks = [compiled_block(block, options.compile) for block in blocks]
-    elif available():
+    else:
         blocks = [onednn_block(block) for block in blocks]
     dense = _dense_macs(blocks, tokens)
     gates = gates_of(options.granularity, len(blocks))

@@ -20,12 +20,15 @@ from torch import Tensor
 from eventful.attention.buffers import QKV, buffered, write
 from eventful.attention.protocol import AttentionLayer
 from eventful.checks.selections import checked
+from eventful.families.backbone import Backbone
 from eventful.families.block import Block
 from eventful.frame_plan import FramePlan
 from eventful.macs.ledger import MacLedger
+from eventful.motion.compensate import follow_motion
 from eventful.options import Options
 from eventful.rows import AllRows, Counts, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
+from eventful.stream_checks import close_frame
 from policies.protocol import GateObservation, Policy, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
@@ -44,9 +47,10 @@ class FrameRun:
         flush: Whether everything is computed without asking a policy.
         masked: Masked (training) or packed execution.
         policy: Policy that is attached to the model; None where none is asked.
+        flush_B: Streams that are flushed beside others that are not, None if there are none.
 
     Attributes:
-        flush_B: Streams that are flushed beside others that are not, None if there are none.
+        flush_B: The same, and those that were found to be cut.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class FrameRun:
         flush: bool,
         masked: bool,
         policy: Policy | None = None,
+        flush_B: Tensor | None = None,
     ) -> None:
         self.plan, self.options, self.state, self.masked = plan, options, state, masked
         # What the policy itself spends at a gate of a stream, beyond the error norm.
@@ -67,8 +72,8 @@ class FrameRun:
         self.ledger.add("head", plan.head)
         self.flush_B: Tensor | None = None
         self._running_B: Counts = np.ones(state.streams)
-        if not flush and bool(state.flush_B.any()):
-            self._flush_also(state.flush_B)
+        if flush_B is not None:
+            self._flush_also(flush_B)
         self._share_B = None if flush or state.macs is None else state.macs.share
         self._gate = 0
         self._previous_BN: Tensor | None = None
@@ -145,6 +150,29 @@ class FrameRun:
         self.flush_B = flush_B if self.flush_B is None else self.flush_B | flush_B
         # Nobody is asked about a stream that is flushed: its errors and policy are not counted.
         self._running_B = (~self.flush_B).cpu().double().numpy()
+
+
+def one_frame(
+    run: FrameRun, backbone: Backbone, frame: Tensor
+) -> Generator[GateObservation, Selection, tuple[Tensor, StreamState]]:
+    """One frame (B, 3, H, W) from pixels to features, which are returned with the state after it."""
+    plan, state = run.plan, run.state
+    memory = dict(state.memory)
+    if plan.blank_ND is not None:
+        run.ledger.add("motion", follow_motion(state, frame, plan.layout, plan.blank_ND))
+    # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
+    tokens_BND = backbone.embed(frame).contiguous()
+    if run.options.granularity == "gate":
+        features_BND = backbone.finish((yield from through_gates(run, plan.blocks, tokens_BND)))
+    else:
+        rows, tokens = yield from through_frame(run, plan.blocks, tokens_BND)
+        if not rows.empty:
+            state.features_BND = rows.put(state.features_BND, backbone.finish(tokens))
+        # The buffer is edited in place by the next frame; what the caller holds must not change.
+        features_BND = buffered(state.features_BND).clone()
+    close_frame(state, memory, run.flush, run.flush_B)
+    state.macs = run.ledger.report()
+    return backbone.features(features_BND, state.size), state
 
 
 def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Decisions:

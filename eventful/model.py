@@ -17,16 +17,14 @@ from eventful.errors import StreamError
 from eventful.families.backbone import Backbone
 from eventful.families.timm_interface import TimmInterface
 from eventful.frame_plan import Plans, gates_of
-from eventful.gates import Decide, FrameRun, drive, through_frame, through_gates
+from eventful.gates import Decide, FrameRun, drive, one_frame
 from eventful.macs.ledger import FrameMacs
-from eventful.motion.compensate import follow_motion
 from eventful.options import AttentionMode, GatePosition, Options, Prefix, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
     OneAtATime,
     Saliency,
     check_frame,
-    close_frame,
     editable,
     fresh_state,
     look,
@@ -271,23 +269,9 @@ class EventfulModel(TimmInterface):
             backbone.warn_of_hooks()
         plan = plans.plan(backbone, frame)
         state = fresh_state(frame, len(plan.blocks), plans.structure, state) if flush or not state else editable(state)
-        memory = dict(state.memory)
-        run = FrameRun(plan, self.options, state, flush, masked, self.policy)
-        if plan.blank_ND is not None:
-            run.ledger.add("motion", follow_motion(state, frame, plan.layout, plan.blank_ND))
-        # Patch embeddings come out of a convolution channel by channel; sums would keep that order, and be slow.
-        tokens_BND = backbone.embed(frame).contiguous()
-        if self.options.granularity == "gate":
-            features_BND = backbone.finish((yield from through_gates(run, plan.blocks, tokens_BND)))
-        else:
-            rows, tokens = yield from through_frame(run, plan.blocks, tokens_BND)
-            if not rows.empty:
-                state.features_BND = rows.put(state.features_BND, backbone.finish(tokens))
-            # The buffer is edited in place by the next frame; what the caller holds must not change.
-            features_BND = state.features_BND.clone()  # type: ignore[union-attr]
-        close_frame(state, memory, flush, run.flush_B)
-        state.macs = run.ledger.report()
-        return backbone.features(features_BND, state.size), state
+        flush_B = state.flush_B if not flush and bool(state.flush_B.any()) else None
+        run = FrameRun(plan, self.options, state, flush, masked, self.policy, flush_B)
+        return (yield from one_frame(run, backbone, frame))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EventfulModel:
         """Moves and casts the policy and the state together with the weights."""

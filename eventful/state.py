@@ -9,7 +9,7 @@ Shape suffixes: B streams, N tokens, D channels, H heads, d channels of a head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,11 +153,11 @@ class StreamState:
         frame numbers and MACs keep their types.
         """
 
-        def move(tensor: Tensor, name: str) -> Tensor:
-            keep = not tensor.is_floating_point() or name in _SUMS | _SEEN or tensor.dtype == torch.float64
+        def move(tensor: Tensor, path: str) -> Tensor:
+            keep = not tensor.is_floating_point() or _leaf(path) in _SUMS | _SEEN or tensor.dtype == torch.float64
             return tensor.to(device=device, dtype=None if keep else dtype)
 
-        return _map_named(self, move, "")
+        return _map_named(self, move)
 
     def select(self, streams: Sequence[int]) -> StreamState:
         """The state of some of the streams, in the given order (repetition allowed)."""
@@ -192,9 +192,23 @@ class StreamState:
         """Bytes held by all tensors."""
         return bytes_of(self)
 
+    def named_tensors(self) -> dict[str, Tensor]:
+        """All tensors by their place, such as `blocks.0.attention.k_BNHd`."""
+        found: dict[str, Tensor] = {}
+        _map_named(self, lambda tensor, path: found.setdefault(path, tensor))
+        return found
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> StreamState:
+        """A state of the same form with other tensors, by their places; all of them have to be there."""
+        return _map_named(self, lambda _, path: tensors[path])
+
+    def counted_from_now(self) -> StreamState:
+        """The same with frame 0 as the next one: ages are what they were."""
+        return self._advance(-self.frame)
+
     def _advance(self, frames: int) -> StreamState:
         """Shifts the frame counter, so that ages stay the same."""
-        shifted = _map_named(self, lambda tensor, name: tensor + frames if name == "stamp_BN" else tensor, "")
+        shifted = _map_named(self, lambda tensor, path: tensor + frames if _leaf(path) == "stamp_BN" else tensor)
         shifted.frame += frames
         return shifted
 
@@ -213,21 +227,30 @@ def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:
 
 
 def map_tensors(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same tree of dataclasses, lists and tables, with a function applied to every tensor."""
-    return _map_named(node, lambda tensor, _: function(tensor), "")
+    """The same tree of dataclasses, lists, tuples and tables, with a function applied to every tensor."""
+    return _map_named(node, lambda tensor, _: function(tensor))
 
 
-def _map_named(node: Any, function: Callable[[Tensor, str], Tensor], name: str) -> Any:
+def _map_named(node: Any, function: Callable[[Tensor, str], Tensor], path: str = "") -> Any:
+    """`map_tensors` with a function that is told the place of each tensor."""
     if isinstance(node, Tensor):
-        return function(node, name)
+        return function(node, path)
+    inner = f"{path}." if path else ""
     if isinstance(node, list):
-        return [_map_named(item, function, name) for item in node]
+        return [_map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
+    if isinstance(node, tuple):
+        items = [_map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
+        return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
     if isinstance(node, dict):
-        return {key: _map_named(item, function, key) for key, item in node.items()}
+        return {key: _map_named(item, function, f"{inner}{key}") for key, item in node.items()}
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         names = [f.name for f in dataclasses.fields(node)]
-        return type(node)(**{n: _map_named(getattr(node, n), function, n) for n in names})
+        return type(node)(**{n: _map_named(getattr(node, n), function, f"{inner}{n}") for n in names})
     return node
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def bytes_of(node: Any) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,16 +60,16 @@ class Layout:
         return 0 if self.ordinary_prefix else self.prefix
 
     @cached_property
-    def _shares_N(self) -> Tensor:
-        return torch.tensor(self.shares, dtype=torch.float64)
+    def _shares_N(self) -> np.ndarray:
+        return np.array(self.shares, dtype=np.float64)
 
     def count(self, budget: float) -> int:
         """The number of tokens per gate whose frame costs closest to `budget`, a share of the dense MACs."""
-        return int((self._shares_N - budget).abs().argmin())
+        return int(np.abs(self._shares_N - budget).argmin())
 
     def counts(self, budget_B: Tensor) -> Tensor:
         """`count` for each stream: budgets (B,) to token counts (B,), int64."""
-        shares = self._shares_N.to(budget_B.device)
+        shares = torch.from_numpy(self._shares_N).to(budget_B.device)
         return (shares - budget_B.double()[:, None]).abs().argmin(1)
 
     def share(self, count: int) -> float:

@@ -205,10 +205,9 @@ class TrainablePolicy(
 
     def _top(self, layout: Layout, score_BN: Tensor, budget_B: Tensor) -> Selection:
         """As many tokens as the budget pays for, next to the policy itself."""
-        left_B = budget_B - self.share(layout)
         if isinstance(self.budget, Tensor) and self.budget.numel() > 1:
-            return Selection.top_counts(score_BN, layout.counts(left_B), layout.pinned)
-        return Selection.top(score_BN, layout.count(float(left_B[0])), layout.pinned)
+            return Selection.top_counts(score_BN, layout.counts(budget_B - self.share(layout)), layout.pinned)
+        return Selection.top(score_BN, layout.count(float(self.budget) - self.share(layout)), layout.pinned)
 
     def _offset(self, observation: GateObservation, budget_B: Tensor) -> Tensor:
         """Integral control of the threshold by the realised share (B,)."""

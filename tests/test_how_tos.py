@@ -79,3 +79,8 @@ def test_a_task_that_says_what_its_consumer_sees_is_trained_for_that(folder: Pat
     assert "start: log||e||" in said
     policy = policies.load(folder / "runs/says-so/policy")
     assert policy.saliency and policy.provenance.objective == {"output": 1.0, "output_worst": 0.1}
+
+
+def test_frames_of_a_camera_are_served(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("serving.md", "python")[0], {})
+    assert re.fullmatch(r"door 0 \d+ ms True\nCounts\(received=1, served=1, dropped=0\)\n", capsys.readouterr().out)

@@ -18,13 +18,18 @@ from torch import Tensor, nn
 from eventful.errors import UserError
 
 
+def own_share() -> tuple[int, int]:
+    """Which process this is, and of how many; for work that processes share out without waiting for one another."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def own_device(name: str) -> str:
     """The device of this process, of those that a name such as `cuda` stands for.
 
     Raises:
         UserError: If several processes were to share one GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not name.startswith("cuda"):
+    if own_share()[1] == 1 or not name.startswith("cuda"):
         return name
     if name != "cuda":
         raise UserError(f"device={name}: with several processes give device=cuda; each takes a GPU of its own")
@@ -34,15 +39,14 @@ def own_device(name: str) -> str:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     """Joins the other processes, if `torchrun` has started this one; yields (rank, number of processes)."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if own_share()[1] == 1:
         yield 0, 1
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield dist.get_rank(), world
+        yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
 

@@ -22,25 +22,26 @@ from envs.vitdet.pyramid import STRIDES
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 """Height over width of the anchors at a place, in this order."""
 
-_ANCHOR_SIZE = 8
-"""Side of the square anchor of a level, in strides."""
+ANCHOR = 8.0
+"""Side of the square anchor of a level, in strides, of the published models."""
 
 _FINEST, _COARSEST = 2, 5
 """Levels that boxes are pooled from."""
 
 
-def anchors(sizes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
+def anchors(sizes: Sequence[tuple[int, int]], device: torch.device, side: float = ANCHOR) -> list[Tensor]:
     """Anchors (Y * X * A, 4) of each level, xyxy in pixels; they are centred at the corners of the places.
 
     Args:
         sizes: (rows, columns) of the levels, finest first.
         device: Where to make them.
+        side: Side of the square anchor of a level, in strides.
     """
-    return [_level_anchors(size, stride, device) for size, stride in zip(sizes, STRIDES, strict=True)]
+    return [_level_anchors(size, stride, side, device) for size, stride in zip(sizes, STRIDES, strict=True)]
 
 
-def _level_anchors(size: tuple[int, int], stride: int, device: torch.device) -> Tensor:
-    area = float((_ANCHOR_SIZE * stride) ** 2)
+def _level_anchors(size: tuple[int, int], stride: int, side: float, device: torch.device) -> Tensor:
+    area = float((side * stride) ** 2)
     widths = [math.sqrt(area / ratio) for ratio in ASPECT_RATIOS]
     halves = [(width / 2, ratio * width / 2) for width, ratio in zip(widths, ASPECT_RATIOS, strict=True)]
     base_A4 = torch.tensor([(-w, -h, w, h) for w, h in halves], device=device)

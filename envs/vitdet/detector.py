@@ -13,6 +13,7 @@ Shape suffixes: B streams, D channels of the backbone, K boxes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
 from envs.backbones import fill, read_weights
+from envs.vitdet.boxes import ANCHOR
 from envs.vitdet.proposals import ProposalGenerator
 from envs.vitdet.pyramid import CHANNELS, SimplePyramid
 from envs.vitdet.roi_heads import HIDDEN, Cascade, ROIHeads, SingleStage
@@ -46,12 +48,15 @@ class DetectionHead(nn.Module):
         proposals: Most proposals of a frame.
         roi_heads: What looks into the proposed boxes.
         channels: Channels of the feature pyramid; those that the RoI heads expect.
+        anchor: Side of the square anchor of a level, in strides.
     """
 
-    def __init__(self, dim: int, proposals: int, roi_heads: ROIHeads, channels: int = CHANNELS) -> None:
+    def __init__(
+        self, dim: int, proposals: int, roi_heads: ROIHeads, channels: int = CHANNELS, anchor: float = ANCHOR
+    ) -> None:
         super().__init__()
         self.pyramid = SimplePyramid(dim, channels)
-        self.proposal_generator = ProposalGenerator(proposals, channels)
+        self.proposal_generator = ProposalGenerator(proposals, channels, anchor)
         self.roi_heads = roi_heads
 
     def forward(self, features_BDYX: Tensor) -> Tensor:
@@ -77,6 +82,7 @@ def vid_head(
     proposals: int = 300,
     channels: int = CHANNELS,
     hidden: int = HIDDEN,
+    anchor: float = ANCHOR,
 ) -> DetectionHead:
     """Faster R-CNN, by default for the 30 classes of ImageNet VID, with random weights.
 
@@ -86,8 +92,9 @@ def vid_head(
         proposals: Most proposals of a frame.
         channels: Channels of the feature pyramid and of what is pooled from it.
         hidden: Channels of what is said of a box.
+        anchor: Side of the square anchor of a level, in strides, of which the finest level has 4 pixels.
     """
-    return DetectionHead(dim, proposals, SingleStage(classes, channels, hidden), channels)
+    return DetectionHead(dim, proposals, SingleStage(classes, channels, hidden), channels, anchor)
 
 
 def coco_head(dim: int = 768) -> DetectionHead:
@@ -133,14 +140,14 @@ def vitdet_vid(
         proposals: Most proposals of a frame.
         weights: File of weights; random ones if None.
         architecture: Arguments of `eventful.families.vitdet.vitdet` that are not those of ViTDet-B, such as `depth`;
-            `channels` and `hidden` of the head, as in `vid_head`.
+            `channels`, `hidden` and `anchor` of the head, as in `vid_head`.
 
     Raises:
         UserError: If there is no such argument, sizes do not fit together, or the weights are of another model.
         OSError: If the file of the weights is missing.
     """
     options = {"position_side": 14, "relative_side": 64, **(architecture or {})}
-    sizes: dict[str, Any] = {name: options.pop(name) for name in ("channels", "hidden") if name in options}
+    sizes: dict[str, Any] = {name: options.pop(name) for name in ("channels", "hidden", "anchor") if name in options}
     check_options("architecture", vid_head, sizes)
     check_options("architecture", vitdet, options)
     for name in ("image_size", "patch_size", "device"):
@@ -153,8 +160,8 @@ def vitdet_vid(
         raise UserError(f"architecture: embed_dim must be a multiple of heads ({heads}) and of 4, got {dim}")
     if min(classes, proposals) < 1:
         raise UserError(f"classes and proposals must be positive, got {classes} and {proposals}")
-    if min(sizes.values(), default=1) < 1:
-        raise UserError(f"architecture: channels and hidden must be positive, got {sizes}")
+    if not all(1 <= size < math.inf for size in sizes.values()):
+        raise UserError(f"architecture: channels, hidden and anchor must be finite and at least 1, got {sizes}")
     return _detector(
         partial(vid_head, classes=classes, proposals=proposals, **sizes), vitdet(image_size, **options), weights
     )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from envs.vitdet.boxes import ASPECT_RATIOS, anchors, clip, decode, is_solid
+from envs.vitdet.boxes import ANCHOR, ASPECT_RATIOS, anchors, clip, decode, is_solid
 from envs.vitdet.pyramid import CHANNELS
 
 Proposals = tuple[Tensor, Tensor]
@@ -69,12 +69,13 @@ class ProposalGenerator(nn.Module):
     Args:
         limit: Most proposals of a frame.
         channels: C.
+        anchor: Side of the square anchor of a level, in strides.
     """
 
-    def __init__(self, limit: int, channels: int = CHANNELS) -> None:
+    def __init__(self, limit: int, channels: int = CHANNELS, anchor: float = ANCHOR) -> None:
         super().__init__()
         self.rpn_head = RPNHead(channels)
-        self.limit = limit
+        self.limit, self.anchor = limit, anchor
 
     def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> list[Proposals]:
         """Proposals of each stream.
@@ -92,7 +93,7 @@ class ProposalGenerator(nn.Module):
         return Predictions(
             [logits_BAYX.permute(0, 2, 3, 1).flatten(1).float() for logits_BAYX, _ in predictions],
             [x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for _, x in predictions],
-            anchors(sizes, levels[0].device),
+            anchors(sizes, levels[0].device, self.anchor),
             sizes,
         )
 

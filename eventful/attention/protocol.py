@@ -32,6 +32,9 @@ class AttentionLayer(abc.ABC):
         dim: H * d.
     """
 
+    fixed_shapes = True
+    """Whether the shapes within `rows` depend on how many rows there are, and not on which."""
+
     def __init__(self, heads: int, head_dim: int, scale: float) -> None:
         self.heads, self.head_dim, self.scale = heads, head_dim, scale
         self.dim = heads * head_dim

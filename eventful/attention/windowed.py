@@ -39,6 +39,9 @@ class WindowedAttention(AttentionLayer):
         positions: Relative positions in a window, or None.
     """
 
+    fixed_shapes = False
+    """How many windows are touched depends on where the rows are."""
+
     def __init__(
         self,
         heads: int,

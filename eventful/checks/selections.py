@@ -36,7 +36,9 @@ def checked(selection: Selection, observation: GateObservation, masked: bool, po
         SelectionError: If the selection does not fit, naming the policy and the gate.
     """
     B, N = observation.input_BND.shape[:2]
-    problem = _problem(selection, B, N, masked, DEBUG or observation.input_BND.device.type == "cpu")
+    # A program that is being exported has no values yet.
+    values = (DEBUG or observation.input_BND.device.type == "cpu") and not torch.compiler.is_exporting()
+    problem = _problem(selection, B, N, masked, values)
     if problem:
         raise SelectionError(f"policy {policy}, gate {observation.gate} ({observation.kind}): {problem}")
     return selection

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,9 @@ from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
 from eventful.live.reconnect import reconnecting
+from eventful.pipeline.read_ahead import read_ahead
+from eventful.pipeline.time_budget import TimeBudget
+from eventful.pipeline.write_behind import WriteBehind, spare_processor
 from eventful.user_code import policy_class
 from eventful.video.animation import SUFFIXES, AnimationWriter
 from eventful.video.frames import FrameReader, in_tubelets
@@ -56,13 +60,13 @@ def _main(argv: Sequence[str]) -> None:
     how = (args.device, args.dtype, args.dense_check, args.trust)
     runner = prepare(policy, args.task, task_options, options, *how)
     if args.compare is not None:
-        compare(in_tubelets(reader, runner.tubelet), runner, args)
+        compare(read_ahead(in_tubelets(reader, runner.tubelet)), runner, args)
         return
     schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
     pace = None if args.fps is None else Pace(args.fps)
-    reader = in_tubelets(reader, runner.tubelet)
+    reader = read_ahead(in_tubelets(reader, runner.tubelet))
     results = run_frames(reader, runner, schedule, args.max_frames, pace)
-    _write(results, reader, runner.task.class_names, args, pace)
+    _write(results, reader, runner.task.class_names, args, pace, spare_processor(runner.device))
 
 
 def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) -> None:
@@ -105,14 +109,18 @@ def _write(
     reader: FrameReader,
     names: Sequence[str],
     args: argparse.Namespace,
-    pace: Pace | None = None,
+    pace: Pace | None,
+    spare: bool,
 ) -> None:
-    """Writes results as they come; whatever ends the run, what was written is finished and summed up."""
-    summary = Summary()
+    """Writes results as they come; whatever ends the run, what was written is finished and summed up.
+
+    With a `spare` processor, drawing and writing are done while the next frame runs.
+    """
+    summary, beside = Summary(), TimeBudget()
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: print("\n".join(summary.lines(reader)), file=messages))
+        stack.callback(lambda: print("\n".join(summary.lines(reader, beside.seconds)), file=messages))
         if pace is not None:
             stack.callback(lambda: print(pace.summary(), file=messages))
         sound = sound_of(reader.origin) if args.out and not _is_animation(args.out) else None
@@ -120,12 +128,20 @@ def _write(
         video = _writer(args.out, reader.fps, sound, stack)
         lines = open_lines(args.json, stack)
         bar = stack.enter_context(progress(total=total, unit="frame", leave=False))
+        behind = stack.enter_context(WriteBehind(spare))
+
+        def draw_and_write(result: FrameResult, video: VideoWriter | AnimationWriter) -> None:
+            with beside.spent("drawing"):
+                drawn = picture(result, names, args.overlay)
+            with beside.spent("writing"):
+                video.write(drawn, result.time)
+
         for result in results:
             summary.add(result)
             if lines is not None:
                 write_line(result, lines)
             if video is not None:
-                video.write(picture(result, names, args.overlay), result.time)
+                behind.do(partial(draw_and_write, result, video))
             bar.update()
             bar.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
 

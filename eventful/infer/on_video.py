@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ from eventful.infer.arguments import BudgetSchedule
 from eventful.live.pace import Pace
 from eventful.live.reconnect import OnError, reconnecting
 from eventful.model import wrap
+from eventful.pipeline.read_ahead import read_ahead
 from eventful.tasks import Task, clip_options, load_task, nearest, recorded_task, saliency_of
 from eventful.trust import options_of_checkpoint
 from eventful.video.frames import FrameReader, in_tubelets
@@ -77,7 +79,7 @@ def run(
     schedule = [(0, budget)] if isinstance(budget, int | float) else budget
     if rate is not None and schedule:
         raise UserError("a rate turns the budget itself: give rate or budget, not both")
-    frames = in_tubelets(reconnecting(lambda: read_frames(video), on_error), runner.tubelet)
+    frames = read_ahead(in_tubelets(reconnecting(lambda: read_frames(video), on_error), runner.tubelet))
     return run_frames(frames, runner, schedule, max_frames, None if rate is None else Pace(rate))
 
 
@@ -122,7 +124,9 @@ def run_frames(
     policy = runner.model.policy
     changes = dict(_checked(schedule or ([] if pace is None else [(0, pace.budget)]), policy))
     done, cuts = perf_counter(), frames.cuts
+    asked = done
     for index, (frame, time) in enumerate(itertools.islice(frames.timed(), max_frames)):
+        waited = perf_counter() - asked
         if frames.cuts != cuts:
             runner.flush()
             cuts = frames.cuts
@@ -132,7 +136,8 @@ def run_frames(
             # A camera is waited for; a file is read as fast as it can be, and that is part of the work.
             done = perf_counter()
         result = runner.step(frame, time)
-        yield result
+        yield replace(result, waited=waited)
+        asked = perf_counter()
         started, done = done, perf_counter()
         if pace is not None:
             pace.note(done - started, result.macs_ratio, result.flush)

@@ -1,1 +1,1 @@
-"""Other kernels for the token-wise layers of packed rows: compiled, oneDNN."""
+"""Other kernels for token-wise layers: compiled, oneDNN."""

@@ -1,10 +1,9 @@
-"""Linear layers on packed rows by oneDNN, on CPUs.
+"""Linear layers by oneDNN, on CPUs.
 
 In float32 `torch.nn.functional.linear` calls the BLAS library that torch was built with. Where that library does not
 know the processor (MKL on AMD), oneDNN is about twice as fast (docs/lab-notes.md), and it comes with torch, too. The
 models' own modules run as they are: only the product inside of their linear layers is computed by the other library.
-
-Shape suffixes: P packed rows, D channels.
+Dense models that eventful ones are compared with are given the same (`by_onednn`).
 """
 
 from __future__ import annotations
@@ -29,10 +28,18 @@ def available() -> bool:
 
 
 def onednn_block(block: Block) -> Block:
-    """The block with linear layers by oneDNN where its token-wise parts run on packed float32 rows on a CPU."""
+    """The block with its linear layers by oneDNN where they run on float32 tokens on a CPU, without gradients."""
     return dataclasses.replace(
-        block, project=_OnPacked(block.project), proj=_OnPacked(block.proj), mlp=_OnPacked(block.mlp)
+        block, project=by_onednn(block.project), proj=by_onednn(block.proj), mlp=by_onednn(block.mlp)
     )
+
+
+def by_onednn(call: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """A function of tokens or frames, such as a model, with its linear layers by oneDNN where that is possible.
+
+    Elsewhere (another device or type, gradients, a torch without oneDNN) it runs as it is.
+    """
+    return _ByOneDnn(call) if available() else call
 
 
 class OneDnnLinear(TorchFunctionMode):
@@ -47,17 +54,15 @@ class OneDnnLinear(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _OnPacked:
-    """A token-wise function of rows (P, D)."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        self._function = function
+class _ByOneDnn:
+    def __init__(self, call: Callable[[Tensor], Any]) -> None:
+        self._call = call
 
     def __call__(self, x: Tensor) -> Any:
-        if x.dim() != 2 or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
-            return self._function(x)
+        if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+            return self._call(x)
         with OneDnnLinear():
-            return self._function(x)
+            return self._call(x)
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
 
 from eventful.errors import UserError
 
@@ -95,6 +96,24 @@ class Pace:
     def summary(self) -> str:
         """How well the rate was held, in one line."""
         return self._judged.line()
+
+
+def window_rates(ends: Sequence[float], first: float, last: float, window: float = WINDOW) -> list[float]:
+    """Frames per second in every window between two times.
+
+    Args:
+        ends: When each frame was done, in seconds.
+        first: Time from which on windows begin, each of them where a frame ends.
+        last: Time before which they end.
+        window: Length of a window in seconds; it goes on to the end of the frame that it falls into.
+    """
+    found = []
+    for k, start in enumerate(ends):
+        if first <= start and start + window <= last:
+            n = next((n for n in range(k, len(ends)) if ends[n] - start >= window), None)
+            if n is not None:
+                found.append((n - k) / (ends[n] - start))
+    return found
 
 
 class _Windows:

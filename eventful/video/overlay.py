@@ -20,7 +20,7 @@ Mask = NDArray[np.floating[Any]] | NDArray[np.bool_]
 MIN_HEIGHT = 480
 """Smaller frames are enlarged by a whole factor: text needs pixels."""
 
-TINT = np.array([255, 140, 0], dtype=np.float32)
+TINT = (255, 140, 0)
 TINT_STRENGTH = 0.45
 OUTLINE = (255, 200, 60)
 INK, PAPER = (255, 255, 255), (0, 0, 0)
@@ -51,11 +51,10 @@ def annotate(
         uint8 RGB, the frame's size times a whole factor.
     """
     scale = max(-(-MIN_HEIGHT // frame.shape[0]), 1)
-    picture = frame.repeat(scale, 0).repeat(scale, 1)
+    image = Image.fromarray(frame if scale == 1 else frame.repeat(scale, 0).repeat(scale, 1))
     rate_RC = None if mask_RC is None else np.asarray(mask_RC, dtype=np.float32)
     if rate_RC is not None:
-        picture = _tinted(picture, rate_RC)
-    image = Image.fromarray(picture)
+        image.paste(TINT, mask=_weights(rate_RC, image.size))
     pen = ImageDraw.Draw(image, "RGBA")
     font = _font(max(image.height // 36, 13))
     if rate_RC is not None:
@@ -69,13 +68,12 @@ def annotate(
     return np.asarray(image)
 
 
-def _tinted(picture: Frame, mask_RC: NDArray[np.float32]) -> Frame:
-    """Colours each cell by its rate."""
-    height, width = picture.shape[:2]
-    rows = np.arange(height) * mask_RC.shape[0] // height
-    columns = np.arange(width) * mask_RC.shape[1] // width
-    weight_HW1 = TINT_STRENGTH * mask_RC[rows[:, None], columns[None, :]][..., None]
-    return (picture * (1 - weight_HW1) + TINT * weight_HW1).astype(np.uint8)
+def _weights(mask_RC: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
+    """How strongly each pixel is tinted: by the rate of its cell."""
+    weight_RC = np.rint(255 * TINT_STRENGTH * mask_RC).astype(np.uint8)
+    rows = np.arange(size[1]) * mask_RC.shape[0] // size[1]
+    columns = np.arange(size[0]) * mask_RC.shape[1] // size[0]
+    return Image.fromarray(weight_RC[rows].take(columns, axis=1))
 
 
 def _outline(pen: ImageDraw.ImageDraw, chosen_RC: NDArray[np.bool_], size: tuple[int, int]) -> None:

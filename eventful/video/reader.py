@@ -17,7 +17,7 @@ from eventful.video.streams import StreamReader
 
 __all__ = ["PIXELS_VERSION", "Frame", "FrameReader", "StreamReader", "TimedFrame", "images_in", "read_frames"]
 
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Goes up with every change by which the same file gives other pixels; stored frames of before are not used then."""
 
 

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import torch
 
@@ -27,7 +28,7 @@ class Summary:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self.frames = self.flushes = 0
-        self._seconds = self._ratio = self._flush_ratio = 0.0
+        self._seconds = self._waited = self._ratio = self._flush_ratio = 0.0
         self._compared, self._distance, self._worst = 0, 0.0, 0.0
         self._steady: deque[float] = deque(maxlen=LATEST)
         self._dense: deque[float] = deque(maxlen=LATEST)
@@ -36,6 +37,7 @@ class Summary:
         """Adds a frame."""
         self.frames += 1
         self._seconds += result.seconds
+        self._waited += result.waited
         self._ratio += result.macs_ratio
         if result.flush:
             self.flushes += 1
@@ -47,11 +49,12 @@ class Summary:
             self._dense.append(result.dense.seconds)
             self._steady.append(result.seconds)
 
-    def lines(self, source: FrameReader) -> list[str]:
+    def lines(self, source: FrameReader, beside: Mapping[str, float] | None = None) -> list[str]:
         """The summary, one fact a line.
 
         Args:
             source: Reader of the frames.
+            beside: Seconds of what was done on other threads, by name.
         """
         if not self.frames:
             return ["no frames"]
@@ -59,6 +62,7 @@ class Summary:
         lines = [
             f"{self.frames} frames, {self.frames / elapsed:.1f} frames/s "
             f"(model alone: {1000 * self._seconds / self.frames:.1f} ms a frame)",
+            self._time_line(elapsed, beside or {}),
             self._macs_line(),
         ]
         if self._compared:
@@ -68,6 +72,16 @@ class Summary:
         if source.reconnections:
             lines.append(f"the live source came back {source.reconnections} times")
         return [*lines, f"peak memory: {peak_memory()}"]
+
+    def _time_line(self, elapsed: float, beside: Mapping[str, float]) -> str:
+        """Where the time of a frame goes; what other threads do is hidden unless the model waits for it."""
+        all_ms, model_ms, waited_ms = (1000 * s / self.frames for s in (elapsed, self._seconds, self._waited))
+        line = (
+            f"time of a frame: {all_ms:.1f} ms, of which {waited_ms:.1f} waiting for it, {model_ms:.1f} in the model, "
+            f"{all_ms - model_ms - waited_ms:.1f} otherwise"
+        )
+        parts = [f"{part} {1000 * seconds / self.frames:.1f}" for part, seconds in beside.items()]
+        return f"{line}; beside it: {', '.join(parts)}" if parts else line
 
     def _macs_line(self) -> str:
         everything = self._ratio / self.frames

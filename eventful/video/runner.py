@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eventful.cli import user_input
 from eventful.fidelity import token_distance
+from eventful.linear.onednn import by_onednn
 from eventful.model import EventfulModel
 from eventful.state import StreamState
 from eventful.tasks import Task
@@ -57,6 +58,7 @@ class FrameResult:
         rate_RC: Share of the gates that updated each cell of the token grid.
         seconds: Time of the model, in seconds.
         dense: Comparison with the dense model, on the frames where it was asked for.
+        waited: Time until the frame was there, in seconds; 0 if nobody measured it.
     """
 
     index: int
@@ -72,6 +74,7 @@ class FrameResult:
     rate_RC: NDArray[np.float32]
     seconds: float
     dense: DenseCheck | None
+    waited: float = 0.0
 
 
 class VideoRunner:
@@ -95,6 +98,11 @@ class VideoRunner:
         self._predictions = task.predictions if watch is None else watch()
         self._state: StreamState | None = None
         self._index = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._weight.device
 
     def flush(self) -> None:
         """Has everything computed in the next frame, which has nothing to do with the one before."""
@@ -160,7 +168,7 @@ class VideoRunner:
         """Runs the dense model on the same frame."""
         vit: Any = self.model.vit
         started = self._now()
-        dense = vit.forward_features(x_BCHW)
+        dense = by_onednn(vit.forward_features)(x_BCHW)
         self.model.backbone.head(dense)
         seconds = self._now() - started
         mean_B, worst_B = token_distance(features, dense)

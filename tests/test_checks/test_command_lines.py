@@ -19,6 +19,7 @@ from train.config_keys import leaves
 from train.curves import CurvesConfig
 from train.detector import train as detector
 from train.paper import actions, detection
+from train.serving import load
 from train.tuning import tune
 from train.verbs import train as verbs
 from train.vitdet import train as vitdet
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[Main, Any]] = {
     "report": (report._main, report.ReportConfig),
     "detector": (detector._main, detector.DetectorConfig),
     "verbs": (verbs._main, verbs.VerbsConfig),
+    "serving": (load._main, load.LoadConfig),
     "vitdet": (vitdet._main, vitdet.VitdetConfig),
     "paper.detection": (detection._main, detection.PaperConfig),
     "paper.actions": (actions._main, actions.ActionsConfig),

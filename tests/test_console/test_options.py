@@ -32,6 +32,7 @@ from train.evaluate_config import EvaluateConfig
 from train.paper.actions_config import ActionsConfig
 from train.paper.detection_config import PaperConfig
 from train.report import ReportConfig
+from train.serving.load import LoadConfig
 from train.train_config import TrainConfig
 from train.tuning.tune_config import TuneConfig
 from train.verbs.train import VerbsConfig
@@ -49,6 +50,7 @@ CONFIGS = {
     "train.card": CardConfig,
     "train.detector": DetectorConfig,
     "train.verbs": VerbsConfig,
+    "train.serving": LoadConfig,
     "train.vitdet": VitdetConfig,
     "train.paper.detection": PaperConfig,
     "train.paper.actions": ActionsConfig,

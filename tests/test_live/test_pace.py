@@ -15,7 +15,7 @@ from footage import write_video
 import policies
 from eventful import infer
 from eventful.errors import UserError
-from eventful.live.pace import LEAST, Pace
+from eventful.live.pace import LEAST, Pace, window_rates
 
 Load = Callable[[float], float]
 
@@ -37,27 +37,24 @@ def drive(
     return seconds, budgets
 
 
-def rates(seconds: list[float], first: float, last: float, window: float = 2.0) -> list[float]:
-    """Frames per second in every window between two times."""
-    ends = list(accumulate(seconds))
-    starts = [k for k, end in enumerate(ends) if first <= end and end + window <= last]
-    found = []
-    for k in starts:
-        n = next(n for n in range(k, len(ends)) if ends[n] - ends[k] >= window)
-        found.append((n - k) / (ends[n] - ends[k]))
-    return found
-
-
 @pytest.mark.parametrize(("rate", "fixed", "cost"), [(10, 0.02, 0.4), (20, 0.005, 0.2), (15, 0.03, 0.2)])
 def test_the_rate_is_held_within_a_tenth_while_a_load_comes_and_goes(rate: float, fixed: float, cost: float) -> None:
     seconds, budgets = drive(Pace(rate), fixed, cost, lambda now: 1.8 if 8 < now < 16 else 1.0, until=24)
     for first, last in [(1, 8), (9, 16), (17, 24)]:
-        assert all(abs(found / rate - 1) <= 0.1 for found in rates(seconds, first, last))
+        rates = window_rates(list(accumulate(seconds)), first, last)
+        assert rates and all(abs(found / rate - 1) <= 0.1 for found in rates)
     alone, beside = (
         statistics.median(b for b, end in zip(budgets, accumulate(seconds), strict=True) if first < end < last)
         for first, last in [(3, 8), (11, 16)]
     )
     assert beside < 0.7 * alone, "the load is paid for by a smaller budget"
+
+
+def test_windows_begin_and_end_with_frames() -> None:
+    ends = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
+    assert window_rates(ends, 0.5, 4.0, 1.0) == pytest.approx([2.0, 2.0, 2 / 1.5, 1.0, 1.0])
+    assert window_rates(ends, 1.6, 3.0, 1.0) == pytest.approx([1.0])
+    assert window_rates(ends, 0.0, 1.0, 2.0) == []
 
 
 def test_without_noise_the_budget_comes_to_rest() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from eventful.errors import UserError
+from train.bench.case import MODES, Setting, synthetic
+from train.bench.dense import WAYS, race
+from train.bench.earlier import fallen, read_earlier
 from train.bench.memory import peak_bytes, state_bytes
 from train.bench.paper_column import check_accounting
 from train.bench.report import accounting_table
-from train.bench.run import MODES, Setting, synthetic
 from train.benchmark import BenchmarkConfig, benchmark
 from train.config import load_config
 
@@ -24,7 +27,8 @@ def _one_thread() -> None:
 
 def tiny(out: Path, **changes: object) -> BenchmarkConfig:
     settings = dict(model="vit_tiny_patch16_224", cases=["64/4"], repeats=2, warmup=0, threads=1, out=str(out))
-    return BenchmarkConfig(**(settings | {"memory": False, "model_options": {"depth": 2}} | changes))
+    quick = {"memory": False, "plots": False, "dense": ["eager", "onednn"], "model_options": {"depth": 2}}
+    return BenchmarkConfig(**(settings | quick | changes))
 
 
 def test_report_has_a_row_for_each_mode_and_its_state_is_the_predicted_one(tmp_path: Path) -> None:
@@ -38,6 +42,65 @@ def test_report_has_a_row_for_each_mode_and_its_state_is_the_predicted_one(tmp_p
     assert len(written["rows"]) == len(MODES)
     text = (tmp_path / "benchmark.md").read_text()
     assert "gate/paper" in text and "## Profile: 64 px, r=4, gate/exact" in text
+
+
+def test_modes_are_compared_with_the_fastest_dense_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(vit: torch.nn.Module) -> object:
+        return lambda frame: (time.sleep(0.05), vit(frame))[1]
+
+    def broken(vit: torch.nn.Module) -> object:
+        raise RuntimeError("no compiler\nanywhere")
+
+    def unable(vit: torch.nn.Module) -> object:
+        return lambda frame: broken(vit)
+
+    for name, way in {"slow": slow, "unable": unable}.items():
+        monkeypatch.setitem(WAYS, name, way)
+    setting = Setting("vit_tiny_patch16_224", {"depth": 2}, 64, 4, torch.float32, torch.device("cpu"))
+    vit, frames = setting.build(), synthetic(setting, 0.02, 0.05, seed=0)
+    dense, found = race(setting, vit, ["slow", "eager", "unable"], frames, 3)
+    assert dense is vit
+    assert [(way.way, way.fastest) for way in found] == [("slow", False), ("eager", True), ("unable", False)]
+    assert found[2].ms is None and "no compiler" in found[2].missing
+    with pytest.raises(RuntimeError, match="in any way"):
+        race(setting, vit, ["unable"], frames, 3)
+
+
+def test_a_case_may_name_a_share_of_the_tokens_and_sizes_race_once(tmp_path: Path) -> None:
+    report = benchmark(tiny(tmp_path, cases=["64/50%", "64/100%"], modes=["frame"], plots=True))
+    # Sixteen patches and the class token.
+    assert [row.r for row in report.rows] == [8, 17]
+    assert [way.way for way in report.dense] == ["eager", "onednn"]
+    assert sum(way.fastest for way in report.dense) == 1
+    everything = report.rows[1].timing
+    assert everything is not None and everything.macs == pytest.approx(1, rel=1e-3) and abs(everything.distance) < 1e-6
+    text = report.to_markdown()
+    assert "The dense model, the fastest in bold" in text and "Least speed-up of frame" in text
+    assert (tmp_path / "speedups.png").stat().st_size > 10_000
+
+
+def test_speedups_are_compared_with_those_of_an_earlier_run(tmp_path: Path) -> None:
+    report = benchmark(tiny(tmp_path, modes=["frame"]))
+    path = tmp_path / "benchmark.json"
+    assert fallen(report.about, report.rows, read_earlier(path)) == ([], [])
+    earlier = json.loads(path.read_text())
+    earlier["rows"][0]["timing"]["speedup"][1] *= 1.2
+    path.write_text(json.dumps(earlier))
+    _, lines = fallen(report.about, report.rows, read_earlier(path))
+    assert len(lines) == 1 and lines[0].startswith("64/4 frame: ")
+    earlier["about"]["threads"] = 64
+    path.write_text(json.dumps(earlier))
+    other, _ = fallen(report.about, report.rows, read_earlier(path))
+    assert other == ["threads: 64 before, 1 now"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("[]", "is no benchmark"), ("{", "is no benchmark"), (None, "No such")])
+def test_an_earlier_run_that_is_none_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "benchmark.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_earlier(path)
 
 
 def test_a_mode_that_does_not_fit_into_memory_is_skipped_and_says_so(
@@ -76,6 +139,10 @@ def test_synthetic_stream_changes_as_asked() -> None:
     ("changes", "message"),
     [
         ({"cases": ["672"]}, "SIZE/R"),
+        ({"cases": ["672/0%"]}, "SIZE/R"),
+        ({"accounting": ["672/5%"]}, "number of tokens"),
+        ({"dense": ["quick"]}, "dense must be among eager"),
+        ({"dense": []}, "one or more of dense"),
         ({"modes": ["gate/exakt"]}, "modes must be among gate/exact"),
         ({"dtype": "float8"}, "dtype must be among"),
         ({"repeats": 0}, "repeats must be at least 1"),

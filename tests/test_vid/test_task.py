@@ -179,6 +179,7 @@ def test_frames_of_another_size_are_named(official, tmp_path):
         ({"architecture": {"width": 3}}, "architecture"),
         ({"architecture": TINY | {"heads": 5}}, "embed_dim must be a multiple of heads"),
         ({"architecture": TINY | {"patch_size": 8}}, "patch_size cannot be chosen"),
+        ({"architecture": TINY | {"anchor": float("nan")}}, "anchor must be finite"),
         ({"proposals": 0}, "must be positive"),
         ({"classes": ["a", "a"]}, "'a' is listed twice"),
         ({"model": torch.nn.Linear(2, 2)}, "needs a detector of envs.vitdet.detector, got Linear"),

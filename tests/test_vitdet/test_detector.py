@@ -179,8 +179,11 @@ def test_the_page_about_it_runs(model: VisionTransformerSAM, monkeypatch: pytest
 def test_a_small_head_and_a_stack_of_convolutions_run_eventfully() -> None:
     torch.manual_seed(0)
     sizes = {"embed_dim": 24, "depth": 2, "heads": 2, "window": 2, "global_blocks": [1]}
-    vit = vitdet_vid(64, 2, 10, architecture=sizes | {"channels": 16, "hidden": 32, "stem": "conv"})
+    vit = vitdet_vid(64, 2, 10, architecture=sizes | {"channels": 16, "hidden": 32, "anchor": 2.5, "stem": "conv"})
     assert vit.head.roi_heads.box_head.fc1.weight.shape == (32, 16 * 7 * 7)
+    with torch.inference_mode():
+        predictions = vit.head.proposal_generator.predict(vit.head.pyramid(torch.zeros(1, 24, 4, 4)))
+    assert predictions.anchors[0][1].tolist() == [-5, -5, 5, 5]
     wrapped = eventful.wrap(vit, policies.All())
     with torch.inference_mode():
         for frame in torch.randn(2, 1, 3, 64, 64):

@@ -21,7 +21,7 @@ from eventful.families import adapt
 from eventful.frame_plan import make_plan
 from eventful.gates import FrameRun, through_frame, through_gates
 from eventful.state import BlockState, StreamState
-from train.bench.run import Setting, synthetic
+from train.bench.case import Setting, synthetic
 
 _RESET = Path("/proc/self/clear_refs")
 
@@ -97,10 +97,10 @@ def _run_cpu(setting: Setting, mode: str, threads: int, sender: multiprocessing.
     frames = [frame for _, frame in zip(range(FRAMES), _frames(setting), strict=False)]
     # Building the model may have needed more than a frame does.
     _RESET.write_text("5")
-    before = _resident("VmRSS")
+    before = resident_bytes("VmRSS")
     for frame in frames:
         model(frame)
-    sender.send(_resident("VmHWM") - before)
+    sender.send(resident_bytes("VmHWM") - before)
     sender.close()
 
 
@@ -108,7 +108,7 @@ def _frames(setting: Setting) -> Iterator[Tensor]:
     return synthetic(setting, noise=0.02, changed=0.05, seed=0)
 
 
-def _resident(name: str) -> int:
+def resident_bytes(name: str) -> int:
     """`VmRSS`, the resident set, or `VmHWM`, its peak since the last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

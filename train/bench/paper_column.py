@@ -16,7 +16,7 @@ import policies
 from envs.vitdet.paper_column import selected
 from eventful.families.vitdet import vitdet_b
 from eventful.macs import paper_column
-from train.bench.run import Setting, synthetic
+from train.bench.case import Setting, synthetic
 
 PUBLISHED = {
     (1024, 512): (467.44, 86.39),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from train.bench.dense import DenseWay
 from train.bench.op_profile import FrameProfile
 from train.bench.paper_column import AccountingCheck
 from train.bench.run import Timing
@@ -15,13 +16,12 @@ from train.evaluation.tables import markdown
 MB = 1e6
 
 LEGEND = """
-- **ms**, **dense ms**: per frame of one stream, median of the frames [quartiles]; the dense model is timm's, with
-  fused attention, and sees the same frames in turn. **speed-up**: frame by frame.
+- **ms**, **dense ms**: per frame of one stream, median of the frames [quartiles]; the dense model is the fastest of the
+  ways above, and sees the same frames in turn. **speed-up**: frame by frame.
 - **MACs**: dense over eventful multiply-accumulates, in the blocks, gates included (the paper's accounting);
   **of it**: speed-up over that. **whole model**, **of it**: with patch embedding and head on both sides, which the
   times contain as well.
-- **same kernels**: speed-up over the dense model when its linear layers, too, are computed by oneDNN, as those of
-  packed rows are on CPUs; what is left without it is due to eventfulness alone.
+- **1 - cos**: between the outputs of the last frame and the dense model's on it, weights being random.
 - **state**: what is kept between two frames. **peak**: memory of a flush and two frames beyond the weights, state
   included.
 """
@@ -34,7 +34,7 @@ class Row:
     Attributes:
         size: Side of the frames in pixels.
         r: Tokens that each gate selects.
-        mode: Name of the mode, one of `train.bench.run.MODES`.
+        mode: Name of the mode, one of `train.bench.case.MODES`.
         state_bytes: Bytes of one stream's state, from shapes.
         timing: Measured times; None if the mode was skipped.
         peak_bytes: Peak memory in bytes; None if it was not measured.
@@ -56,6 +56,7 @@ class Report:
 
     Attributes:
         about: Settings, machine and versions of the run, by name.
+        dense: Ways of running the dense model, by size.
         rows: Results of each mode of each case.
         dense_peaks: Peak bytes of the dense model, by size.
         checks: Checks of the published compute column.
@@ -63,6 +64,7 @@ class Report:
     """
 
     about: dict[str, Any]
+    dense: list[DenseWay] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     dense_peaks: dict[int, int] = field(default_factory=dict)
     checks: list[AccountingCheck] = field(default_factory=list)
@@ -75,8 +77,10 @@ class Report:
     def to_markdown(self) -> str:
         """The whole report."""
         parts = ["# Benchmark", "\n".join(f"- {name}: {value}" for name, value in self.about.items())]
+        if self.dense:
+            parts.append(dense_table(self.dense))
         if self.rows:
-            parts += [timing_table(self.rows), LEGEND.strip()]
+            parts += [timing_table(self.rows), LEGEND.strip(), *slowest(self.rows)]
         if self.dense_peaks:
             peaks = ", ".join(f"{size} px: {peak / MB:.0f} MB" for size, peak in self.dense_peaks.items())
             parts.append(f"Peak of the dense model: {peaks}.")
@@ -85,10 +89,34 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
 
+def dense_table(ways: list[DenseWay]) -> str:
+    """One line for each way of running the dense model at each size."""
+    rows = [
+        [
+            str(way.size),
+            f"**{way.way}**" if way.fastest else way.way,
+            f"does not run: {way.missing}" if way.ms is None else "{1:.0f} [{0:.0f}, {2:.0f}]".format(*way.ms),
+        ]
+        for way in ways
+    ]
+    return "The dense model, the fastest in bold:\n\n" + markdown(["size", "way", "ms"], rows)
+
+
+def slowest(rows: list[Row]) -> list[str]:
+    """A sentence for each mode: the case in which it gains least over the dense model."""
+    lines = []
+    for mode in dict.fromkeys(row.mode for row in rows):
+        timed = [(row.timing.speedup[1], row) for row in rows if row.mode == mode and row.timing is not None]
+        if len(timed) > 1:
+            least, row = min(timed, key=lambda pair: pair[0])
+            lines.append(f"Least speed-up of {mode}: {least:.2f}, at {row.size} px, r={row.r}.")
+    return lines
+
+
 def timing_table(rows: list[Row]) -> str:
     """One line for each mode of each case."""
     header = ["size", "r", "mode", "ms", "dense ms", "speed-up", "MACs", "of it", "whole model", "of it"]
-    return markdown([*header, "same kernels", "state MB", "peak MB"], [_cells(row) for row in rows])
+    return markdown([*header, "1 - cos", "state MB", "peak MB"], [_cells(row) for row in rows])
 
 
 def _cells(row: Row) -> list[str]:
@@ -108,7 +136,7 @@ def _cells(row: Row) -> list[str]:
         f"{speedup / timing.macs:.2f}",
         f"{timing.macs_overall:.2f}",
         f"{speedup / timing.macs_overall:.2f}",
-        "" if timing.same_kernels is None else f"{timing.same_kernels[1]:.2f}",
+        f"{timing.distance:.1e}",
         state,
         peak,
     ]

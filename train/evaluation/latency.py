@@ -1,7 +1,8 @@
 """Time per frame of an eventful model against the dense one, on the same frames, in turn.
 
-One stream. Each frame goes first through the dense model (timm, fused attention), then through the eventful one, so
-that whatever else the machine does meets both alike; the ratio is taken frame by frame.
+One stream. Each frame goes first through the dense model (fused attention, linear layers by the same library as the
+eventful model's), then through the eventful one, so that whatever else the machine does meets both alike; the ratio is
+taken frame by frame.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from envs.task import Clip, VideoTask
 from eventful import EventfulModel
+from eventful.linear.onednn import by_onednn
 from policies import Policy
 from train.evaluation.results_file import Key, Latency
 from train.timing import quartiles, timed
@@ -41,7 +43,7 @@ def measure_latency(
     """
     weight = next(task.model.parameters())
     # Of two towers, the one that sees.
-    dense = getattr(task.model, "get_image_features", task.model)
+    dense = by_onednn(getattr(task.model, "get_image_features", task.model))
     model.policy = policy
     picked = clips[:: max(len(clips) // CLIPS, 1)][:CLIPS]
     seconds = []

@@ -13,11 +13,14 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from envs.engine import SelectionEngine
 from envs.episodes import Start
+from envs.gymnasium_env import picture
 from envs.scoring import FrameScore
+from eventful.video.frames import Frame
 from policies import ThresholdTable, TrainablePolicy
 from train.calibration import solve_shift
 
@@ -85,6 +88,22 @@ class Playback:
                 return tried[shift].share
 
             found.append(tried[solve_shift(share_at, budget, tolerance, steps)])
+        return found
+
+    @torch.no_grad()
+    def pictures(self, policy: TrainablePolicy, budget: float, count: int = 5) -> list[Frame]:
+        """Some frames of the first clip, evenly picked, with what the policy updates tinted, uint8 (H, W, 3)."""
+        engine = self._engine
+        policy.budget, before = budget, policy.budget
+        engine.clear()
+        engine.start({0: Start(self._clips[0], budget)})
+        shown, found = set(np.linspace(1, self._frames - 1, count).round().astype(int).tolist()), []
+        for frame in range(1, self._frames):
+            for _ in range(engine.layout.gates):
+                engine.step(policy.select(engine.observe()).as_mask(engine.layout.tokens))
+            if frame in shown:
+                found.append(picture(engine, 0))
+        policy.budget = before
         return found
 
     def _play(self, policy: TrainablePolicy, budget: float) -> ValidationPoint:

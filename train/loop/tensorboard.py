@@ -1,69 +1,149 @@
-"""What training shows in TensorBoard: losses, budgets, rates, mask heat maps, ages, the frontier as it moves.
+"""The training screen, in TensorBoard: losses, compute, fidelity, the frontier as it moves, masks, settings, results.
 
-Shape suffixes: T frames, G gates, N tokens.
+    tensorboard --logdir runs
+
+Shape suffixes: T frames, G gates, N tokens; H height and W width of a picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from eventful.video.frames import Frame
 from policies import Layout
 from train.estimators.protocol import WindowResult
+from train.loop.frontier_figure import can_draw, frontier_figure
 from train.loop.validation import ValidationPoints
+
+NAMES = {
+    "loss": "train/loss",
+    "reward": "train/reward",
+    "entropy": "train/entropy",
+    "grad_norm": "train/gradient_norm",
+    "learning_rate": "train/learning_rate",
+    "share_over_budget": "compute/share_over_budget",
+    "price": "compute/price_of_compute",
+    "distance": "fidelity/token_distance",
+    "distance_worst": "fidelity/token_distance_worst_20",
+    "output_distance": "fidelity/output_distance",
+    "task_loss_above_dense": "fidelity/task_loss_above_dense",
+    "frames_per_second": "speed/frames_per_second",
+}
+"""Tags of what estimators and the loop report; estimators of one's own have theirs under `train/`."""
+
+KINDS = ("qkv", "proj", "mlp")
 
 
 class TensorBoardWriter:
-    """Writes one run's scalars, histograms and pictures.
+    """Writes one run's scalars, histograms, pictures, and its settings beside what it came to.
 
     Args:
         folder: Folder of the event files.
         step: Step at which a resumed run goes on; later entries of the interrupted run are hidden.
+        settings: The run's settings by name, as JSON texts.
+        budgets: Budgets of the validation.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, settings: Mapping[str, str], budgets: Sequence[float]) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        lines = {f"{figure} at {b:g}": _tags(figure, b) for b in budgets for figure in ("reward", "distance", "share")}
+        self._writer.add_custom_scalars(
+            {"validation: learned and rule": {title: ["Multiline", tags] for title, tags in lines.items()}}
+        )
+        metrics = [_gain(b) for b in budgets] + [
+            _tags(figure, b)[0] for b in budgets for figure in ("reward", "distance")
+        ]
+        experiment, start, self._end = hparams(hyper_parameters(settings), dict.fromkeys(metrics, 0.0))
+        for summary in (experiment, start):
+            self._summary(summary)
 
     def window(self, step: int, result: WindowResult, layout: Layout, extra: Mapping[str, float]) -> None:
         """Logs one training window."""
         for name, value in {**result.stats, **extra}.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
+            self._writer.add_scalar(NAMES.get(name, f"train/{name}"), value, step)
         if len(result.rates_TG):
             for gate, rate in enumerate(result.rates_TG.mean(0).tolist()):
-                self._writer.add_scalar(f"rates/gate_{gate:02d}", rate, step)
-            self._writer.add_histogram("train/age", result.ages, step)
+                self._writer.add_scalar(f"update_rate/{gate_name(gate, layout)}", rate, step)
+            self._writer.add_histogram("update_rate/ages_of_tokens", result.ages, step)
 
     def masks(self, step: int, result: WindowResult, layout: Layout) -> None:
-        """The window's masks side by side: one picture per frame, white where tokens were updated."""
+        """At what rate each place of the picture was updated in the window, white for always."""
         patches_TN = result.masks_TN[:, layout.prefix :]
         if len(patches_TN):
-            self._writer.add_image("masks/frames", _strip(patches_TN, layout.grid), step, dataformats="HW")
             heat = patches_TN.float().mean(0).view(layout.grid)
-            self._writer.add_image("masks/rate", _enlarge(heat, 8), step, dataformats="HW")
+            self._writer.add_image("masks/rate_in_the_window", _enlarge(heat, 8), step, dataformats="HW")
 
-    def frontier(self, step: int, points: ValidationPoints) -> None:
-        """Validation: what each policy earns at each budget, how far it is from dense, what it really spends."""
+    def validation(self, step: int, points: ValidationPoints) -> None:
+        """What each policy earns at each budget, how far it is from dense, what it really spends."""
         for name, some in points.items():
             for point in some:
                 for figure in ("reward", "distance", "share"):
-                    tag = f"frontier_{figure}/{name}_at_{point.budget:g}"
+                    tag = f"validation/{figure}_at_{point.budget:g}/{name}"
                     self._writer.add_scalar(tag, getattr(point, figure), step)
+        for learned, rule in zip(points["learned"], points["heuristic"], strict=True):
+            self._writer.add_scalar(_gain(learned.budget), learned.reward - rule.reward, step)
+
+    def frontier(self, step: int, looks: Sequence[Mapping[str, Any]]) -> None:
+        """The frontier of all looks so far (`train.loop.history`), the last one on top; needs matplotlib."""
+        if can_draw():
+            self._writer.add_figure("frontier", frontier_figure(looks), step)
+
+    def overlays(self, step: int, pictures: Sequence[Frame]) -> None:
+        """Frames of a validation clip with the updated tokens tinted, uint8 (H, W, 3) each, from left to right."""
+        if pictures:
+            self._writer.add_image("masks/validation_clip", _side_by_side(pictures), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flushes everything to disk."""
+        """Notes that the run is over, and flushes everything to disk."""
+        self._summary(self._end)
         self._writer.close()
 
+    def _summary(self, summary: Any) -> None:
+        self._writer._get_file_writer().add_summary(summary)
 
-def _strip(masks_TN: Tensor, grid: tuple[int, int], scale: int = 4, gap: int = 4) -> Tensor:
-    """Frames from left to right with grey gaps between them."""
-    frames = [_enlarge(mask.float().view(grid), scale) for mask in masks_TN]
-    between = torch.full((frames[0].shape[0], gap), 0.5)
-    pieces = [piece for frame in frames for piece in (frame, between)][:-1]
-    return torch.cat(pieces, dim=1)
+
+def gate_name(gate: int, layout: Layout) -> str:
+    """Such as `block_02_qkv`; `frame` where there is one decision per frame."""
+    if layout.granularity == "frame":
+        return "frame"
+    return f"block_{gate // len(KINDS):02d}_{KINDS[gate % len(KINDS)]}"
+
+
+def hyper_parameters(settings: Mapping[str, str]) -> dict[str, bool | float | str]:
+    """Settings as TensorBoard takes them: JSON texts to numbers, truth values and texts, those of groups one by one."""
+    found: dict[str, bool | float | str] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{name}.{key}", item)
+        else:
+            found[name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+    for name, text in settings.items():
+        add(name, json.loads(text))
+    return found
+
+
+def _tags(figure: str, budget: float) -> list[str]:
+    return [f"validation/{figure}_at_{budget:g}/{name}" for name in ("learned", "heuristic")]
+
+
+def _gain(budget: float) -> str:
+    return f"validation/gain_over_the_rule_at_{budget:g}"
+
+
+def _side_by_side(pictures: Sequence[Frame], gap: int = 4) -> Frame:
+    white = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
+    return np.concatenate([piece for picture in pictures for piece in (picture, white)][:-1], axis=1)
 
 
 def _enlarge(image: Tensor, scale: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from eventful.console.output import progress
+from eventful.console.output import progress, say
 from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 from policies import Layout, TrainablePolicy
@@ -28,7 +28,8 @@ from policies.content_hash import content_hash
 from train import distributed
 from train.estimators.protocol import Estimator
 from train.files.run_identity import RunIdentity
-from train.loop.history import History
+from train.loop.frontier_figure import can_draw
+from train.loop.history import History, read
 from train.loop.tensorboard import TensorBoardWriter
 from train.loop.validation import Validation, as_rows
 
@@ -157,7 +158,7 @@ class Trainer:
             until: Function that is asked after each segment; True ends the training early.
         """
         main = self._rank == 0
-        board = TensorBoardWriter(self._folder / "tensorboard", self.step) if main else None
+        board = self._board(run) if main else None
         history = History(self._folder, self.step) if main else None
         bar = progress(shown=main, total=self._schedule.steps, initial=self.step, unit="window")
         try:
@@ -178,6 +179,12 @@ class Trainer:
                 board.close()
         self._take(self._mean_weights())
 
+    def _board(self, run: RunIdentity) -> TensorBoardWriter:
+        if not can_draw():
+            say("the frontier in TensorBoard needs matplotlib: pip install 'eventful-policies[plot]'")
+        budgets = [] if self._validation is None else self._validation.budgets
+        return TensorBoardWriter(self._folder / "tensorboard", self.step, run.settings, budgets)
+
     def _look(self, board: TensorBoardWriter | None, history: History | None) -> None:
         """Validates the policy, and notes the result."""
         if self._validation is None or board is None or history is None:
@@ -185,9 +192,11 @@ class Trainer:
         trained = [weight.detach().clone() for weight in self._policy.parameters()]
         self._take(self._mean_weights())
         points = self._validation.points()
+        board.validation(self.step, points)
+        board.overlays(self.step, self._validation.pictures())
         self._take(trained)
-        board.frontier(self.step, points)
         history.add(self.step, self.seconds, as_rows(points))
+        board.frontier(self.step, read(self._folder))
 
     def _mean_weights(self) -> list[Tensor]:
         """The running mean; before the first step, the weights themselves."""
@@ -212,6 +221,7 @@ class Trainer:
                 raise UserError(f"gradients are not finite at step {self.step}; lower lr (it is {schedule.lr})")
             self._optimizer.step()
             self._averaged.update_parameters(self._policy)
+            rate = float(self._scheduler.get_last_lr()[0])
             self._scheduler.step()
             self.step += 1
             self._rates.append(schedule.frames / (time.perf_counter() - started))
@@ -219,7 +229,7 @@ class Trainer:
             shown: dict[str, object] = {k: f"{result.stats[k]:.3g}" for k in ("loss", "share_over_budget")}
             bar.set_postfix(shown, refresh=False)
             if board is not None:
-                extra = {"grad_norm": float(norm), "frames_per_second": self._rates[-1]}
+                extra = {"grad_norm": float(norm), "learning_rate": rate, "frames_per_second": self._rates[-1]}
                 board.window(self.step, result, self._layout, extra)
         if board is not None:
             board.masks(self.step, result, self._layout)

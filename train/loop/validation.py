@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from envs.engine import SelectionEngine
+from eventful.video.frames import Frame
 from policies import TrainablePolicy
 from train.loop.playback import Playback, ValidationPoint
 
@@ -22,6 +23,9 @@ class Validation:
         streams: Largest number B of clips.
         frames: Largest number T of frames of each clip, the flush included.
 
+    Attributes:
+        budgets: The same.
+
     Raises:
         ValueError: If no clip has two frames.
     """
@@ -35,7 +39,7 @@ class Validation:
         streams: int = 8,
         frames: int = 32,
     ) -> None:
-        self._budgets, self._learned = budgets, learned
+        self.budgets, self._learned = budgets, learned
         self._playback = Playback(engine, streams, frames)
         self._heuristic = self._points(heuristic.to(next(learned.parameters()).device))
 
@@ -43,8 +47,12 @@ class Validation:
         """Points of both policies, by budget."""
         return {"learned": self._points(self._learned), "heuristic": self._heuristic}
 
+    def pictures(self) -> list[Frame]:
+        """Frames of a clip with what the trained policy updates at the first budget."""
+        return self._playback.pictures(self._learned, self.budgets[0])
+
     def _points(self, policy: TrainablePolicy) -> list[ValidationPoint]:
-        return self._playback.points(policy, self._budgets)
+        return self._playback.points(policy, self.budgets)
 
 
 def as_rows(points: Mapping[str, Sequence[ValidationPoint]]) -> list[dict[str, float | str]]:

@@ -1,6 +1,7 @@
 """The paper's tables of action recognition: accuracy and cost of ViViT over r, with original and tuned weights.
 
     python -m train.paper.actions configs/epic.yaml data_options.root=FOLDER
+    torchrun --nproc-per-node 4 -m train.paper.actions configs/epic.yaml data_options.root=FOLDER device=cuda
 
 A row is one set of weights, dense or with r tokens updated by each gate: top-1 and top-5 over the videos of the split,
 and 10^12 multiply-accumulates of all views of a video, the flush of each included, by the paper's accounting
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,10 +33,11 @@ from eventful.devices import device_named, dtype_named
 from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from train.config import load_config
+from train.distributed import own_device, own_share
 from train.evaluation.bootstrap import Estimate, means, resample_clips
 from train.evaluation.tables import INTERVALS, markdown
-from train.files.folder_lock import only_run_in
 from train.paper.actions_config import DENSE, ActionsConfig, check, wanted
+from train.paper.published import CLIP_MODELS, CLIP_VIEWS, PUBLISHED_CLIPS, Figures
 from train.tuning.accuracy import ranks
 from train.tuning.feature_cache import FeatureCache
 
@@ -53,6 +55,7 @@ class ActionsRow:
         top1: Share of them whose class is the most probable one.
         top5: Share of them whose class is among the five most probable.
         tera: 10^12 MACs of a video: of all its views, flushes, temporal part and classifier included.
+        published: Published top-1 in percent, and 10^12 MACs; None if there are none.
     """
 
     weights: str
@@ -61,14 +64,22 @@ class ActionsRow:
     top1: Estimate
     top5: Estimate
     tera: float
+    published: Figures | None = None
 
 
-def actions_table(config: ActionsConfig, data: VideoSet | None = None) -> list[ActionsRow]:
-    """Computes a table, or goes on with it, and writes `OUT/table.md` and `OUT/table.csv` after each row.
+def actions_table(
+    config: ActionsConfig, data: VideoSet | None = None, rank: int = 0, processes: int = 1
+) -> list[ActionsRow]:
+    """Computes a table, or goes on with it, and writes `OUT/table.md` and `OUT/table.csv`.
+
+    A process alone writes them after every row. Of several, each takes every n-th video, and whoever finds all features
+    there writes the table; the others return nothing.
 
     Args:
         config: Settings.
         data: The data; by default the set that the config names.
+        rank: Which of several processes this is.
+        processes: Number of processes.
 
     Raises:
         UserError: For settings that do not fit together, the weights, the data or the machine.
@@ -80,31 +91,62 @@ def actions_table(config: ActionsConfig, data: VideoSet | None = None) -> list[A
     data = load_video_set(config.data, **config.data_options) if data is None else data
     for name in (name for name in config.rows if config.weights[name] is None):
         say(f"weights.{name} is not given: its rows are left out")
-    rows: list[ActionsRow] = []
-    with only_run_in(Path(config.out)):
-        for name, r in wanted(config):
-            rows.append(_row(config, data, name, r))
-            _write(Path(config.out), rows)
-    print((Path(config.out) / "table.md").read_text(), flush=True)
-    return rows
+    keys, rows = wanted(config), dict[tuple[str, int | None], ActionsRow]()
+    for key in keys:
+        line = _Line(config, data, *key)
+        line.fill(rank, processes)
+        if line.is_complete():
+            rows[key] = line.row()
+        if processes == 1:
+            _write(Path(config.out), list(rows.values()))
+    for key in (key for key in keys if key not in rows):
+        line = _Line(config, data, *key)
+        if not line.is_complete():
+            say("other processes are still at their videos: the last one writes the table")
+            return []
+        rows[key] = line.row()
+    in_order = [rows[key] for key in keys]
+    print(_write(Path(config.out), in_order).read_text(), flush=True)
+    return in_order
 
 
-def _row(config: ActionsConfig, data: VideoSet, name: str, r: int | None) -> ActionsRow:
-    path = str(config.weights[name])
-    vivit, device = load_vivit(path), device_named(config.device)
-    videos = videos_for(vivit, path, data, config.data, config.split, config.max_videos)
-    plan = plan_of(data, vivit.size, vivit.frames, config.stride, config.starts, config.crops)
-    spatial = _spatial(config, vivit, name, r).to(device)
-    cache = FeatureCache(Path(config.cache), spatial, plan)
-    cache.fill(videos, f"{config.split}, {name}, {DENSE if r is None else f'r={r}'}")
-    examples = [partial(_tokens, cache, video) for video in videos]
-    labels = [video.label for video in videos]
-    rank_B, _ = ranks(vivit.temporal.to(device), examples, labels, config.batch)
-    draws = resample_clips(len(videos), config.samples, config.seed)
-    top1, top5 = (Estimate.of(means((rank_B < most).tolist(), [1.0] * len(videos), draws)) for most in (1, 5))
-    row = ActionsRow(name, r, len(videos), top1, top5, _tera(vivit, plan, r))
-    say("  ".join(_cells(row)))
-    return row
+class _Line:
+    """What a row is computed from."""
+
+    def __init__(self, config: ActionsConfig, data: VideoSet, name: str, r: int | None) -> None:
+        path = str(config.weights[name])
+        self._config, self._name, self._r = config, name, r
+        self._vivit, self._device = load_vivit(path), device_named(own_device(config.device))
+        self._videos = videos_for(self._vivit, path, data, config.data, config.split, config.max_videos)
+        self._plan = plan_of(data, self._vivit.size, self._vivit.frames, config.stride, config.starts, config.crops)
+        spatial = _spatial(config, self._vivit, name, r).to(self._device)
+        self._cache = FeatureCache(Path(config.cache), spatial, self._plan)
+
+    def fill(self, rank: int, processes: int) -> None:
+        """Computes the features that fall to one of several processes."""
+        what = DENSE if self._r is None else f"r={self._r}"
+        self._cache.fill(self._videos[rank::processes], f"{self._config.split}, {self._name}, {what}")
+
+    def is_complete(self) -> bool:
+        """Whether the features of all videos are there, whoever computed them."""
+        return not self._cache.missing(self._videos)
+
+    def row(self) -> ActionsRow:
+        """The row, from the features of all videos."""
+        config, vivit, r = self._config, self._vivit, self._r
+        examples = [partial(_tokens, self._cache, video) for video in self._videos]
+        labels = [video.label for video in self._videos]
+        rank_B, _ = ranks(vivit.temporal.to(self._device), examples, labels, config.batch)
+        draws = resample_clips(len(labels), config.samples, config.seed)
+        top1, top5 = (Estimate.of(means((rank_B < most).tolist(), [1.0] * len(labels), draws)) for most in (1, 5))
+        published = _published(config.data, vivit, self._plan).get(f"{self._name}:{_shown(r)}")
+        row = ActionsRow(self._name, r, len(labels), top1, top5, _tera(vivit, self._plan, r), published)
+        say("  ".join(_cells(row)))
+        return row
+
+
+def _shown(r: int | None) -> str:
+    return DENSE if r is None else str(r)
 
 
 def _tokens(cache: FeatureCache, video: LabelledVideo) -> Tensor:
@@ -139,34 +181,51 @@ def _tera(vivit: ViViT, plan: ViewPlan, r: int | None) -> float:
     return plan.views * sum(counts.values()) / 1e12
 
 
+def _published(data: str, vivit: ViViT, plan: ViewPlan) -> Mapping[str, Figures]:
+    """The published figures of a set of videos; none for other models and other views than the published ones."""
+    if data not in PUBLISHED_CLIPS or plan.views != CLIP_VIEWS:
+        return {}
+    with torch.device("meta"):
+        theirs = ViViT(*CLIP_MODELS[data])
+    return PUBLISHED_CLIPS[data] if architectures(vivit) == architectures(theirs) else {}
+
+
 def _percent(estimate: Estimate) -> str:
     value, low, high = (f"{100 * share:.2f}" for share in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 
 
 def _cells(row: ActionsRow) -> list[str]:
-    r = DENSE if row.r is None else str(row.r)
-    return [row.weights, r, _percent(row.top1), _percent(row.top5), f"{row.tera:.4g}"]
+    theirs = [f"{figure:g}" for figure in row.published or ()] or ["", ""]
+    return [row.weights, _shown(row.r), _percent(row.top1), _percent(row.top5), f"{row.tera:.4g}", *theirs]
 
 
-def _write(out: Path, rows: Sequence[ActionsRow]) -> None:
-    table = markdown(["weights", "r", "top-1, %", "top-5, %", "T MACs a clip"], [_cells(row) for row in rows])
+def _write(out: Path, rows: Sequence[ActionsRow]) -> Path:
+    header = ["weights", "r", "top-1, %", "top-5, %", "T MACs a clip", "published top-1", "published T"]
+    columns = len(header) if any(row.published for row in rows) else len(header) - 2
+    table = markdown(header[:columns], [_cells(row)[:columns] for row in rows])
     note = INTERVALS.replace("all policies", "all rows")
     text = f"{table}\n\n{rows[0].videos} clips. T MACs: 10^12, of all views of a clip, flush included. {note}\n"
-    replace_text(out / "table.md", text)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    for name, content in {"table.csv": _as_csv(rows), "table.md": text}.items():
+        replace_text(out / name, content)
+    return out / "table.md"
+
+
+def _as_csv(rows: Sequence[ActionsRow]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["weights", "r", "videos", "top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high", "tera"]
     )
     for row in rows:
         figures = [getattr(share, end) for share in (row.top1, row.top5) for end in ("value", "low", "high")]
-        writer.writerow([row.weights, DENSE if row.r is None else row.r, row.videos, *figures, row.tera])
-    replace_text(out / "table.csv", file.getvalue())
+        writer.writerow([row.weights, _shown(row.r), row.videos, *figures, row.tera])
+    return text.getvalue()
 
 
 def _main(argv: Sequence[str]) -> None:
-    actions_table(load_config(ActionsConfig, argv, f"python -m {COMMAND}"))
+    config = load_config(ActionsConfig, argv, f"python -m {COMMAND}")
+    actions_table(config, None, *own_share())
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ writes the table.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from eventful.errors import UserError
 from eventful.macs.paper_column import flush_macs, steady_macs
 from policies.content_hash import content_hash
 from train.config import check_settings, load_config
-from train.distributed import own_device
+from train.distributed import own_device, own_share
 from train.paper.detection_config import PaperConfig
 from train.paper.published import PUBLISHED
 from train.paper.results import Results, SequenceResult
@@ -153,7 +152,7 @@ def _main(argv: Sequence[str]) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     table = PaperTable(config)
-    table.compute(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    table.compute(*own_share())
     written = table.write()
     if written is not None:
         print(f"{written.read_text()}\ntable written to {written}", flush=True)

@@ -1,8 +1,14 @@
-"""Published figures of ViTDet-B on ImageNet VID (Eventful Transformers, ICCV 2023): mAP50 in percent and 10^9 MACs."""
+"""Published figures of Eventful Transformers (ICCV 2023).
+
+ViTDet-B on ImageNet VID: mAP50 in percent, and 10^9 MACs of a frame. ViViT-B: top-1 in percent, and 10^12 of a clip.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from envs.actions.epic import VERBS
+from envs.actions.kinetics import CLASSES
 
 Figures = tuple[float, float]
 
@@ -55,3 +61,27 @@ PUBLISHED: dict[int, dict[str, Figures]] = {
     },
 }
 """By side of the canvas and name of the row."""
+
+CLIP_VIEWS = 12
+"""Views of a clip: 4 in time by 3 in space."""
+
+CLIP_MODELS = {"epic": (320, VERBS), "kinetics": (224, CLASSES)}
+"""Side of the views in pixels, and number of classes, by the set of videos."""
+
+PUBLISHED_CLIPS: dict[str, dict[str, Figures]] = {
+    "epic": {
+        "original:dense": (67.14, 7.12),
+        "tuned_200:280": (66.77, 5.49),
+        "tuned_200:200": (66.02, 4.05),
+        "tuned_200:120": (62.23, 2.62),
+        "tuned_100:100": (62.91, 2.26),
+        "tuned_50:50": (59.91, 1.36),
+    },
+    "kinetics": {
+        "original:dense": (79.06, 3.360),
+        "tuned_96:96": (77.62, 1.814),
+        "tuned_48:48": (75.88, 1.016),
+        "tuned_24:24": (75.16, 0.618),
+    },
+}
+"""By the set of videos, and by the weights of a row and its r."""

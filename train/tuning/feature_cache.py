@@ -80,10 +80,14 @@ class FeatureCache:
         Raises:
             VideoError: If a video cannot be read; what was computed before it is kept.
         """
-        missing = [video for video in videos if not self._path(video).is_file()]
+        missing = self.missing(videos)
         for video in progress(missing, f"features of {what}", unit="video"):
             self._write(video, self._compute(video))
         return len(missing)
+
+    def missing(self, videos: Sequence[LabelledVideo]) -> list[LabelledVideo]:
+        """Those of the videos whose features are not there."""
+        return [video for video in videos if not self._path(video).is_file()]
 
     def read(self, video: LabelledVideo) -> Features:
         """The features of a video that is there.

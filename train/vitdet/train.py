@@ -55,8 +55,8 @@ class VitdetConfig(Recipe):
         weights: Weights file of a detector of the same classes and architecture to start from.
         backbone: A plain vision transformer to start the backbone from.
         canvas: Side of the square canvas in pixels.
-        architecture: What differs from ViTDet-B: arguments of `eventful.families.vitdet.vitdet`, and `channels` and
-            `hidden` of the head.
+        architecture: What differs from ViTDet-B: arguments of `eventful.families.vitdet.vitdet`, and `channels`,
+            `hidden` and `anchor` of the head.
         proposals: Most proposals of a frame.
         anchors: Anchors of a frame that the first stage is trained on.
         boxes: Proposals of a frame that the second stage is trained on.

@@ -1,0 +1,107 @@
+"""A case of the benchmark: model, frames and modes.
+
+Shape suffixes: C channels of a frame, H height, W width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import eventful
+import policies
+from eventful.errors import UserError
+from eventful.families import adapt
+from eventful.video.reader import read_frames
+
+MODES: dict[str, dict[str, Any]] = {
+    "gate/exact": {"attention": "exact"},
+    "gate/paper": {"attention": "paper"},
+    "gate/recompute": {"attention": "recompute"},
+    "frame": {"granularity": "frame"},
+}
+"""Options of `eventful.wrap` for each mode of the benchmark."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all modes of a case.
+
+    Attributes:
+        model: Name of a timm model.
+        model_options: Keyword arguments of `timm.create_model`.
+        size: Side of the frames in pixels.
+        r: Tokens that each gate selects.
+        dtype: Data type of weights and frames.
+        device: Device of model and frames.
+        buffer_dtype: Data type of the N x N buffers of `gate/paper`; `dtype` if None.
+    """
+
+    model: str
+    model_options: dict[str, Any]
+    size: int
+    r: int
+    dtype: torch.dtype
+    device: torch.device
+    buffer_dtype: torch.dtype | None = None
+
+    def build(self, device: torch.device | None = None) -> nn.Module:
+        """The dense model with random weights, the same at every call."""
+        torch.manual_seed(0)
+        try:
+            with torch.device(device or self.device):
+                vit = timm.create_model(self.model, img_size=self.size, num_classes=0, **self.model_options)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise UserError(f"model={self.model} at {self.size} pixels: {error}") from error
+        return vit.to(self.dtype).eval()
+
+    def tokens(self) -> int:
+        """Number N of tokens of a frame, class and register tokens included."""
+        backbone = adapt(self.build(torch.device("meta")))
+        rows, columns = backbone.grid((self.size, self.size))
+        return backbone.prefix + rows * columns
+
+    def wrap(self, vit: nn.Module, mode: str) -> eventful.EventfulModel:
+        """The model in one of the `MODES`."""
+        options = dict(MODES[mode])
+        if mode == "gate/paper":
+            options["buffer_dtype"] = self.buffer_dtype
+        return eventful.wrap(vit, policies.TopR(self.r), **options)
+
+
+def synthetic(setting: Setting, noise: float, changed: float, seed: int) -> Iterator[Tensor]:
+    """An endless stream (1, 3, H, W): noise everywhere, and a square that changes, somewhere else in every frame.
+
+    Args:
+        setting: Setting that gives size, dtype and device.
+        noise: Standard deviation of what every pixel changes by in a frame.
+        changed: Share of the picture that the square covers.
+        seed: Seed of the stream.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size, side = setting.size, max(1, round(setting.size * changed**0.5))
+    frame_CHW = torch.randn(3, size, size, generator=generator)
+    while True:
+        yield frame_CHW[None].to(setting.device, setting.dtype)
+        frame_CHW = frame_CHW + noise * torch.randn(3, size, size, generator=generator)
+        y, x = torch.randint(0, size - side + 1, (2,), generator=generator).tolist()
+        frame_CHW[:, y : y + side, x : x + side] = torch.randn(3, side, side, generator=generator)
+
+
+def from_video(setting: Setting, path: Path) -> Iterator[Tensor]:
+    """The frames of a video (1, 3, H, W), stretched to the size of the setting, forwards and backwards for ever."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    frames = []
+    for frame in itertools.islice(read_frames(path), 200):
+        pixels_CHW = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+        resized = F.interpolate(pixels_CHW[None], size=(setting.size,) * 2, mode="bilinear", antialias=True)
+        frames.append(((resized - mean) / std).to(setting.device, setting.dtype))
+    return itertools.cycle(frames + frames[-2:0:-1])

@@ -1,0 +1,1 @@
+"""Load test of `eventful.serving`: simulated cameras that join and leave."""

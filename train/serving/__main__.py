@@ -1,0 +1,5 @@
+"""`python -m train.serving`."""
+
+from train.serving.load import main
+
+main()
