@@ -22,6 +22,7 @@ from eventful import cli
 from eventful.console.options import split_common
 from eventful.console.output import progress, quiet, say
 from eventful.infer.arguments import EXAMPLES, parser
+from train.bench.rate import RateConfig
 from train.benchmark import BenchmarkConfig
 from train.card.__main__ import CardConfig
 from train.config import load_config
@@ -51,6 +52,7 @@ CONFIGS = {
     "train.detector": DetectorConfig,
     "train.verbs": VerbsConfig,
     "train.serving": LoadConfig,
+    "train.bench.rate": RateConfig,
     "train.vitdet": VitdetConfig,
     "train.paper.detection": PaperConfig,
     "train.paper.actions": ActionsConfig,
