@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,6 @@ from train.config import load_config
 from train.distributed import own_device, own_share
 from train.evaluation.bootstrap import Estimate, means, resample_clips
 from train.evaluation.tables import INTERVALS, markdown
-from train.files.folder_lock import only_run_in
 from train.paper.actions_config import DENSE, ActionsConfig, check, wanted
 from train.paper.published import CLIP_MODELS, CLIP_VIEWS, PUBLISHED_CLIPS, Figures
 from train.tuning.accuracy import ranks
@@ -93,13 +91,6 @@ def actions_table(
     data = load_video_set(config.data, **config.data_options) if data is None else data
     for name in (name for name in config.rows if config.weights[name] is None):
         say(f"weights.{name} is not given: its rows are left out")
-    # Several processes share the folder, and what each of them has computed.
-    with only_run_in(Path(config.out)) if processes == 1 else nullcontext():
-        return _rows(config, data, rank, processes)
-
-
-def _rows(config: ActionsConfig, data: VideoSet, rank: int, processes: int) -> list[ActionsRow]:
-    """All rows, written as a table; none where other processes are still at work."""
     keys, rows = wanted(config), dict[tuple[str, int | None], ActionsRow]()
     for key in keys:
         line = _Line(config, data, *key)
