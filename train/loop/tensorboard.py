@@ -8,20 +8,24 @@ Shape suffixes: T frames, G gates, N tokens; H height and W width of a picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from eventful.disk.full import written
 from eventful.video.frames import Frame
 from policies import Layout
 from train.estimators.protocol import WindowResult
 from train.loop.frontier_figure import can_draw, frontier_figure
 from train.loop.validation import ValidationPoints
+
+Method = TypeVar("Method", bound=Callable[..., None])
 
 NAMES = {
     "loss": "train/loss",
@@ -42,6 +46,20 @@ NAMES = {
 KINDS = ("qkv", "proj", "mlp")
 
 
+def _to_disk(method: Method) -> Method:
+    """A method of the writer whose complaint about a full disk is one line.
+
+    Entries are written by a thread: what befell one of them is raised by a later one, or at the end.
+    """
+
+    @wraps(method)
+    def writing(self: TensorBoardWriter, *args: Any) -> None:
+        with written(self.folder):
+            method(self, *args)
+
+    return cast("Method", writing)
+
+
 class TensorBoardWriter:
     """Writes one run's scalars, histograms, pictures, and its settings beside what it came to.
 
@@ -50,10 +68,22 @@ class TensorBoardWriter:
         step: Step at which a resumed run goes on; later entries of the interrupted run are hidden.
         settings: The run's settings by name, as JSON texts.
         budgets: Budgets of the validation.
+
+    Attributes:
+        folder: Folder of the event files.
+
+    Raises:
+        UserError: If the disk takes no more; so do all methods.
     """
 
     def __init__(self, folder: Path, step: int, settings: Mapping[str, str], budgets: Sequence[float]) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        self.folder = folder
+        with written(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        self._begin(settings, budgets)
+
+    @_to_disk
+    def _begin(self, settings: Mapping[str, str], budgets: Sequence[float]) -> None:
         lines = {f"{figure} at {b:g}": _tags(figure, b) for b in budgets for figure in ("reward", "distance", "share")}
         self._writer.add_custom_scalars(
             {"validation: learned and rule": {title: ["Multiline", tags] for title, tags in lines.items()}}
@@ -65,6 +95,7 @@ class TensorBoardWriter:
         for summary in (experiment, start):
             self._summary(summary)
 
+    @_to_disk
     def window(self, step: int, result: WindowResult, layout: Layout, extra: Mapping[str, float]) -> None:
         """Logs one training window."""
         for name, value in {**result.stats, **extra}.items():
@@ -74,6 +105,7 @@ class TensorBoardWriter:
                 self._writer.add_scalar(f"update_rate/{gate_name(gate, layout)}", rate, step)
             self._writer.add_histogram("update_rate/ages_of_tokens", result.ages, step)
 
+    @_to_disk
     def masks(self, step: int, result: WindowResult, layout: Layout) -> None:
         """At what rate each place of the picture was updated in the window, white for always."""
         patches_TN = result.masks_TN[:, layout.prefix :]
@@ -81,6 +113,7 @@ class TensorBoardWriter:
             heat = patches_TN.float().mean(0).view(layout.grid)
             self._writer.add_image("masks/rate_in_the_window", _enlarge(heat, 8), step, dataformats="HW")
 
+    @_to_disk
     def validation(self, step: int, points: ValidationPoints) -> None:
         """What each policy earns at each budget, how far it is from dense, what it really spends."""
         for name, some in points.items():
@@ -91,16 +124,19 @@ class TensorBoardWriter:
         for learned, rule in zip(points["learned"], points["heuristic"], strict=True):
             self._writer.add_scalar(_gain(learned.budget), learned.reward - rule.reward, step)
 
+    @_to_disk
     def frontier(self, step: int, looks: Sequence[Mapping[str, Any]]) -> None:
         """The frontier of all looks so far (`train.loop.history`), the last one on top; needs matplotlib."""
         if can_draw():
             self._writer.add_figure("frontier", frontier_figure(looks), step)
 
+    @_to_disk
     def overlays(self, step: int, pictures: Sequence[Frame]) -> None:
         """Frames of a validation clip with the updated tokens tinted, uint8 (H, W, 3) each, from left to right."""
         if pictures:
             self._writer.add_image("masks/validation_clip", _side_by_side(pictures), step, dataformats="HWC")
 
+    @_to_disk
     def close(self) -> None:
         """Notes that the run is over, and flushes everything to disk."""
         self._summary(self._end)
