@@ -12,18 +12,14 @@ largest difference to the dense model's outputs on the same frame, over their sp
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from streams import Camera, Memory, a_model, off, sums_error
 from torch import Tensor
 
 import eventful
@@ -43,7 +39,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """The four ways in which the runtime updates what it remembers."""
 
-SIDE = 48
 EVERY, STILL, YOUNG = 1000, 60, 200
 """Frames from check to check; before it, frames that stand still, and the age of the stream it is compared with."""
 
@@ -58,82 +53,6 @@ FRESH = 1e-4
 
 DRIFT = 1.5
 """Largest ratio of the mean distances to the dense model in the second half of a run and in the first."""
-
-
-def a_model(policy: policies.Policy, **mode: Any) -> eventful.EventfulModel:
-    """A small transformer whose attention matters."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vit = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5)
-        with torch.no_grad():
-            for name, weight in vit.named_parameters():
-                if weight.dim() > 1:
-                    torch.nn.init.normal_(weight, std=0.3 if "qkv" in name else 0.15)
-    return eventful.wrap(vit, policy, **mode)
-
-
-class Camera:
-    """Pictures (1, 3, SIDE, SIDE) of a textured square that wanders over noise; the lower third never changes."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = torch.Generator().manual_seed(seed)
-        self.ground = torch.randn(1, 3, SIDE, SIDE, generator=self._random)
-        self.square = torch.randn(3, 12, 12, generator=self._random)
-        self._at = [0, 0]
-
-    def picture(self, still: bool = False) -> Tensor:
-        if not still:
-            steps = torch.randint(-2, 3, (2,), generator=self._random).tolist()
-            bounds = (SIDE * 2 // 3 - 12, SIDE - 12)
-            self._at = [min(max(a + s, 0), most) for a, s, most in zip(self._at, steps, bounds, strict=True)]
-        y, x = self._at
-        picture = self.ground.clone()
-        picture[0, :, y : y + 12, x : x + 12] = self.square
-        return picture
-
-
-class Memory:
-    """Resident memory of this process from the first check on."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def look(self) -> None:
-        gc.collect()
-        # What has been freed in pieces stays with the allocator: tensors of many sizes leave it scattered.
-        ctypes.CDLL(None).malloc_trim(0)
-        self.seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-
-    @property
-    def growth(self) -> float:
-        return max(self.seen) / self.seen[0] - 1
-
-    def __str__(self) -> str:
-        course = [f"{k}: {self.seen[k - 1] / 2**20:.1f}" for k in (1, 2, 5, 10, 20, 50, 100) if k <= len(self.seen)]
-        return f"memory {self.growth:+.2%} at most (MiB after thousands of frames: {', '.join(course)})"
-
-
-def sums_error(state: eventful.StreamState) -> float:
-    """How far the attention outputs that a state holds are from those of the queries, keys and values that it holds."""
-    worst = 0.0
-    for block in state.blocks:
-        a = block.attention
-        if a.out_BNHd is None or a.v_BNHd is None:
-            continue
-        v = a.v_BNHd.transpose(1, 2).double()
-        if a.weights_BHNK is not None:
-            want = a.weights_BHNK.double() @ v
-        else:
-            q, k = (x.transpose(1, 2).double() for x in (a.q_BNHd, a.k_BNHd) if x is not None)
-            want = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        error = (a.out_BNHd.transpose(1, 2) - want).norm() / want.norm()
-        worst = max(worst, float(error))
-    return worst
-
-
-def off(out: Tensor, dense: Tensor) -> float:
-    """The largest difference, over the spread of the dense model's outputs."""
-    return float((out - dense).abs().max() / dense.std())
 
 
 def one_stream(mode: str, frames: int) -> bool:
@@ -166,7 +85,7 @@ def one_stream(mode: str, frames: int) -> bool:
             young = None
             memory.look()
     tenth, half = max(len(sums) // 10, 1), max(len(sums) // 2, 1)
-    held = memory.growth < GROWTH and max(sums) < SUMS and max(refreshed) < FRESH
+    held = memory.growth() < GROWTH and max(sums) < SUMS and max(refreshed) < FRESH
     held = held and np.mean(old_moving[-half:]) < DRIFT * np.mean(old_moving[:half])
     # The published update stays an approximation on a standing picture, too.
     held = held and (mode == "gate/paper" or max(settled) < FRESH)
@@ -227,12 +146,16 @@ def churn(mode: str, frames: int) -> bool:
             ages_equal = ages_equal and torch.equal(ages_BGN[i], guest.alone.ages()[0])
         if t % EVERY == 0:
             memory.look()
-    print(f"{mode}: {frames} frames of up to {largest} streams, {joined} joined, {left} left, {memory}")
+    # oneDNN keeps kernels for every number of rows that it has seen, until its cache of a thousand is full.
+    settled = memory.growth(len(memory.seen) // 2)
+    print(
+        f"{mode}: {frames} frames of up to {largest} streams, {joined} joined, {left} left, {memory}; second half {settled:+.2%}"
+    )
     print(
         f"  every frame of every stream, against the stream alone: at most {worst:.1e}; ages equal: {ages_equal}",
         flush=True,
     )
-    return report(memory.growth < GROWTH and worst < FRESH and ages_equal)
+    return report(settled < GROWTH and worst < FRESH and ages_equal)
 
 
 def join(model: eventful.EventfulModel, guests: list[Guest], by_copy: bool) -> None:
@@ -296,7 +219,7 @@ def service(frames: int) -> bool:
             if t % EVERY == 0:
                 memory.look()
     print(f"eventful-infer: {frames} frames, {memory}", *summary.lines(source), sep="\n  ", flush=True)
-    return report(memory.growth < GROWTH)
+    return report(memory.growth() < GROWTH)
 
 
 class Budgeted(policies.Policy):
