@@ -148,9 +148,8 @@ def churn(mode: str, frames: int) -> bool:
             memory.look()
     # oneDNN keeps kernels for every number of rows that it has seen, until its cache of a thousand is full.
     settled = memory.growth(len(memory.seen) // 2)
-    print(
-        f"{mode}: {frames} frames of up to {largest} streams, {joined} joined, {left} left, {memory}; second half {settled:+.2%}"
-    )
+    print(f"{mode}: {frames} frames of up to {largest} streams, {joined} joined, {left} left, {memory}")
+    print(f"  growth in the second half {settled:+.2%}")
     print(
         f"  every frame of every stream, against the stream alone: at most {worst:.1e}; ages equal: {ages_equal}",
         flush=True,
