@@ -39,6 +39,6 @@ def test_a_training_is_the_same_in_every_process(tmp_path: Path) -> None:
 
 def test_an_evaluation_is_the_same_again(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        evaluate(config(tmp_path, out=str(tmp_path / name), policies=["TopR", "Random"], seeds=2), Squares())
+        evaluate(config(tmp_path, out=str(tmp_path / name), policies=["TopR", "Random"], seeds=[0, 1]), Squares())
     for file in ("table.csv", "table.md", "differences.md"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
