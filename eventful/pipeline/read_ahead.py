@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eventful.video.frames import Frame, FrameReader, TimedFrame
+from eventful.video.frames import DerivedReader, FrameReader, TimedFrame
 
 AHEAD = 2
 """Frames that are held ready: one is enough to hide the reading, a second one evens out frames that take longer."""
@@ -22,36 +22,13 @@ class _Read:
     error: BaseException | None = None
 
 
-class ReadAhead(FrameReader):
+class ReadAhead(DerivedReader):
     """The frames of another reader, a few of them read in advance.
 
     Args:
         reader: Reader of a source that does not change while it is read; live ones are better read directly, so that
             no frame waits while newer ones are there.
     """
-
-    def __init__(self, reader: FrameReader) -> None:
-        self._reader = reader
-        self.source, self.fps, self.count, self.live = reader.source, reader.fps, reader.count, reader.live
-
-    @property
-    def origin(self) -> FrameReader:
-        """See `FrameReader.origin`."""
-        return self._reader.origin
-
-    @property
-    def skipped(self) -> int:  # type: ignore[override]  # a plain attribute of readers that count for themselves
-        """See `FrameReader`."""
-        return self._reader.skipped
-
-    @property
-    def reconnections(self) -> int:  # type: ignore[override]
-        """See `FrameReader`."""
-        return self._reader.reconnections
-
-    def __iter__(self) -> Iterator[Frame]:
-        """See `FrameReader.__iter__`."""
-        return (frame for frame, _ in self.timed())
 
     def timed(self) -> Iterator[TimedFrame]:
         """See `FrameReader.timed`."""

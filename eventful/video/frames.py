@@ -84,21 +84,16 @@ class Tubelet:
     stride: int = 1
 
 
-class TubeletReader(FrameReader):
-    """The tubelets of a video (n * H, W, 3), each at the time of its first frame.
-
-    A last tubelet that lacks frames repeats the video's last one.
+class DerivedReader(FrameReader):
+    """Frames made of another reader's, which are given by `timed`.
 
     Args:
-        reader: Reader of the video.
-        tubelet: What a tubelet is made of.
+        reader: The other reader.
     """
 
-    def __init__(self, reader: FrameReader, tubelet: Tubelet) -> None:
-        self._reader, self._tubelet = reader, tubelet
-        each = tubelet.frames * tubelet.stride
-        self.source, self.fps, self.live = reader.source, reader.fps / each, reader.live
-        self.count = None if reader.count is None else -(-reader.count // each)
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
+        self.source, self.fps, self.count, self.live = reader.source, reader.fps, reader.count, reader.live
 
     @property
     def origin(self) -> FrameReader:
@@ -118,6 +113,24 @@ class TubeletReader(FrameReader):
     def __iter__(self) -> Iterator[Frame]:
         """See `FrameReader.__iter__`."""
         return (frame for frame, _ in self.timed())
+
+
+class TubeletReader(DerivedReader):
+    """The tubelets of a video (n * H, W, 3), each at the time of its first frame.
+
+    A last tubelet that lacks frames repeats the video's last one.
+
+    Args:
+        reader: Reader of the video.
+        tubelet: What a tubelet is made of.
+    """
+
+    def __init__(self, reader: FrameReader, tubelet: Tubelet) -> None:
+        super().__init__(reader)
+        self._tubelet = tubelet
+        each = tubelet.frames * tubelet.stride
+        self.fps = reader.fps / each
+        self.count = None if reader.count is None else -(-reader.count // each)
 
     def timed(self) -> Iterator[TimedFrame]:
         """See `FrameReader.timed`."""
