@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python tests/reliability/fuzz.py --engine atheris --seconds 60 --target "images"
 
 `hypothesis` changes whole files in a few places, or replaces a value in them by another; `atheris` (if it is installed;
-`pip install atheris`) is led by the branches that an input takes in this package's readers. Says how many inputs there
-were, and shows the traceback and the shortest input of every crash.
+`pip install atheris`) is led by the branches that an input takes in Python. Says how many inputs there were, and shows
+the traceback and the shortest input of every crash.
 """
 
 # ruff: noqa: E402 (the tests' commands are beside this folder)
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -145,6 +146,18 @@ def command_lines(inputs: int, number: int) -> None:
     print(f"command lines of {len(mains) + 1} commands: {count} inputs", flush=True)
 
 
+def readers() -> list[Any]:
+    """Functions and methods of this package, and those of the libraries in Python that it reads files with."""
+    known = ("policies", "eventful", "envs", "train", "json", "csv", "yaml", "PIL")
+    found: list[Any] = []
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in known:
+            held = [value for value in vars(module).values() if getattr(value, "__module__", None) == name]
+            held += [inner for value in held if isinstance(value, type) for inner in vars(value).values()]
+            found += [value for value in held if isinstance(value, FunctionType)]
+    return found
+
+
 def by_atheris(name: str, target: Target, seconds: int) -> None:
     import atheris
 
@@ -155,8 +168,8 @@ def by_atheris(name: str, target: Target, seconds: int) -> None:
         count += 1
         feed(target, content)
 
-    # The readers of this package are told apart by their branches; libraries are as they are.
-    atheris.instrument_func(target.read)
+    for function in readers():
+        atheris.instrument_func(function)
     with tempfile.TemporaryDirectory() as corpus:
         for k, content in enumerate(target.whole):
             (Path(corpus) / str(k)).write_bytes(content)
