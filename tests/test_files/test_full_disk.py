@@ -30,6 +30,9 @@ from train.evaluation.plots import write_figure
 from train.pages import replace_figures
 from train.recipe.training import Recipe, Training
 
+# A forked child of a process with many threads may wait for ever for a lock that one of them held.
+pytestmark = pytest.mark.slow
+
 LONG = "x" * 100_000
 
 

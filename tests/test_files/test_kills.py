@@ -24,6 +24,9 @@ from train.evaluate import evaluate
 from train.policy import train
 from train.train_config import TrainConfig
 
+# A forked child of a process with many threads may wait for ever for a lock that one of them held.
+pytestmark = pytest.mark.slow
+
 Make = Callable[[Path], object]
 
 
@@ -126,7 +129,6 @@ def test_a_placed_kill_changes_nothing(whole, tmp_path: Path, kind: str, step: s
     ends_the_same(kind, last, when, tmp_path / "out", want, step)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_kill_at_any_step_changes_nothing(whole, tmp_path: Path, kind: str) -> None:
     steps, want = whole[kind]
