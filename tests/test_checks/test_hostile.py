@@ -5,12 +5,10 @@ Each is read in a child process that is watched by an audit hook, and whose memo
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -125,15 +123,6 @@ def _torch_archive(path: Path, elsewhere: Path) -> None:
 
 def _plain_pickle(path: Path, elsewhere: Path) -> None:
     path.write_bytes(pickle.dumps({"model": Pwn(elsewhere / "pwned")}))
-
-
-def _bomb(path: Path, elsewhere: Path) -> None:
-    """A storage that unpacks to far more than the file holds."""
-    whole = io.BytesIO()
-    torch.save({"a": torch.zeros(4)}, whole)
-    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-        for item in old.namelist():
-            new.writestr(item, b"\0" * 2**31 if "/data/" in item else old.read(item))
 
 
 def _claims(path: Path, elsewhere: Path) -> None:
