@@ -25,7 +25,7 @@ from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
 from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
-from eventful.linear.onednn import by_onednn
+from eventful.linear.onednn import available, by_onednn
 from train.bench.case import MODES, Setting, from_video, synthetic
 from train.bench.dense import WAYS
 from train.bench.earlier import Earlier, fallen, read_earlier
@@ -234,7 +234,7 @@ def _about(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def _bfloat16() -> str:
-    return "native" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "emulated"
+    return "native" if available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "emulated"
 
 
 def _write(report: Report, out: Path) -> None:
