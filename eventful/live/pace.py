@@ -69,7 +69,7 @@ class Pace:
         self.rate, self.budget = rate, start
         self._last: deque[float] = deque(maxlen=3)
         self._cost: float | None = None
-        self._late = 0.0
+        self._late = self._pause = 0.0
         self._line = _Line()
         self._judged = _Windows(rate)
 
@@ -78,6 +78,7 @@ class Pace:
 
         A flush says what a share costs at most, and nothing about the frames to come.
         """
+        seconds, self._pause = max(seconds - self._pause, 0.0), 0.0
         self._judged.add(seconds, self.budget)
         if flush:
             self._cost = self._cost or seconds / max(share, LEAST)
@@ -92,6 +93,10 @@ class Pace:
         wanted = period * (1 - self._late / max(HORIZON, 3 * period))
         missing = wanted - statistics.median(self._last)
         self.budget = min(max(self.budget + GAIN * missing / cost, LEAST), 1.0)
+
+    def leave_out(self, seconds: float) -> None:
+        """Leaves a pause out of the time of the next frame."""
+        self._pause += seconds
 
     def summary(self) -> str:
         """How well the rate was held, in one line."""
