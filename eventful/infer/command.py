@@ -24,6 +24,7 @@ from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
 from eventful.live.preview import Preview
 from eventful.live.reconnect import reconnecting
+from eventful.pipeline.heap import settle_heap
 from eventful.pipeline.read_ahead import read_ahead
 from eventful.pipeline.time_budget import TimeBudget
 from eventful.pipeline.write_behind import WriteBehind, spare_processor
@@ -62,6 +63,7 @@ def _main(argv: Sequence[str]) -> None:
     how = (args.device, args.dtype, args.dense_check, args.trust)
     with Preview() if args.preview else contextlib.nullcontext() as preview:
         runner = prepare(policy, args.task, task_options, options, *how)
+        settle_heap()
         reader = read_ahead(in_tubelets(reader, runner.tubelet))
         if args.compare is not None:
             compare(reader, runner, args, preview)
