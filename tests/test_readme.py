@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[1]
 UNREAD = ("settings.md", "lab-notes.md")
 """The one is generated, the other has what was done once."""
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in UNREAD)]
+PAGES = [
+    "README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in UNREAD),
+]
 
 
 def blocks(page: str, kind: str) -> list[str]:
