@@ -149,7 +149,7 @@ class PackedRows(Rows):
         buffer_BN = buffer_BN.contiguous()
         flat = buffer_BN.view(-1, *buffer_BN.shape[2:])
         # Under autocast, layers return another type than the one the buffer began with.
-        flat.index_copy_(0, self.flat_P, values.reshape(-1, *buffer_BN.shape[2:]).to(buffer_BN.dtype))
+        _write_rows(flat, self.flat_P, values.reshape(-1, *buffer_BN.shape[2:]).to(buffer_BN.dtype))
         return buffer_BN
 
     def table(self, table_N: Tensor) -> Tensor:
@@ -236,6 +236,21 @@ def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: b
     if flush_B is not None:
         mask_BN = mask_BN | flush_B[:, None]
     return _full_or_packed(PackedRows.from_mask(mask_BN))
+
+
+def _write_rows(table_N: Tensor, index_P: Tensor, rows_P: Tensor) -> None:
+    """Writes rows (P, ...) into a table (N, ...) of the same type, in place."""
+    # On CPUs torch writes indexed rows element by element: in elements of 16 bytes that takes a third of the time.
+    if _is_wide(table_N) and _is_wide(rows_P):
+        table_N, rows_P = table_N.view(torch.complex128), rows_P.view(torch.complex128)
+    table_N.index_copy_(0, index_P, rows_P)
+
+
+def _is_wide(x: Tensor) -> bool:
+    """Whether a tensor on a CPU can be seen as elements of 16 bytes."""
+    if x.device.type != "cpu" or x.dim() < 2 or x.stride(-1) != 1 or torch.compiler.is_exporting():
+        return False
+    return all(n * x.itemsize % 16 == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
 
 
 def _full_or_packed(rows: PackedRows) -> Rows:

@@ -28,7 +28,7 @@ class TopR(Policy):
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
-        return Selection.top(observation.error_BN, self.r, observation.layout.pinned)
+        return Selection.top_errors(observation, self.r)
 
 
 class TopFraction(Policy):
@@ -48,8 +48,7 @@ class TopFraction(Policy):
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
-        r = round(self.fraction * observation.layout.tokens)
-        return Selection.top(observation.error_BN, r, observation.layout.pinned)
+        return Selection.top_errors(observation, round(self.fraction * observation.layout.tokens))
 
 
 class Threshold(Policy):

@@ -164,7 +164,20 @@ class Selection:
         r = max(min(r, score_BN.shape[1]), 0)
         index_BM = _ranked(score_BN, r, prefix)
         # Ascending rows make the gathers and scatters that follow walk memory in order.
-        made = cls(index_BM=index_BM.sort(dim=1).values, score_BN=score_BN)
+        return cls._as_ranked(index_BM.sort(dim=1).values, score_BN)
+
+    @classmethod
+    def top_errors(cls, observation: GateObservation, r: int) -> Selection:
+        """The r tokens with the largest error norms in each stream. No norm is computed where r asks for all tokens."""
+        streams, tokens = observation.input_BND.shape[:2]
+        if r < tokens:
+            return cls.top(observation.error_BN, r, observation.layout.pinned)
+        index_N = torch.arange(tokens, device=observation.input_BND.device)
+        return cls._as_ranked(index_N.expand(streams, tokens), None)
+
+    @classmethod
+    def _as_ranked(cls, index_BM: Tensor, score_BN: Tensor | None) -> Selection:
+        made = cls(index_BM=index_BM, score_BN=score_BN)
         object.__setattr__(made, "ranked", True)
         return made
 

@@ -46,8 +46,8 @@ class BenchmarkConfig:
     """Time, memory and compute of eventful inference against the dense model.
 
     Attributes:
-        model: Name of a timm model; weights are random.
-        model_options: Further keyword arguments of `timm.create_model`, as `model_options.NAME=VALUE`.
+        model: Name of a timm model, or vitdet_b, the paper's detection backbone; weights are random.
+        model_options: Further keyword arguments of `timm.create_model` or `vitdet_b`, as `model_options.NAME=VALUE`.
         cases: Cases to run, each `SIZE/R`: side of the frames in pixels, and tokens that each gate selects, as a number
             or, with a percent sign, as a share.
         modes: Modes to time, any of gate/exact, gate/paper, gate/recompute, frame; an empty list times none.
@@ -153,10 +153,10 @@ def _time_modes(config: BenchmarkConfig, setting: Setting, report: Report) -> No
     fitting = [mode for mode in config.modes if mode not in reasons]
     say(f"{setting.size} px, r={setting.r}: {', '.join(fitting)}")
     # The dense model does not know of r: one race for each size is enough.
-    known = [way.way for way in report.dense if way.size == setting.size and way.fastest]
-    ways, frames = known or config.dense, _frames(config, setting)
-    timings, found = time_case(setting, fitting, ways, frames, config.warmup, config.repeats)
-    report.dense += [] if known else found
+    known = next((way.way for way in report.dense if way.size == setting.size and way.fastest), None)
+    frames = _frames(config, setting)
+    timings, found = time_case(setting, fitting, config.dense, frames, config.warmup, config.repeats, known)
+    report.dense += found
     threads = torch.get_num_threads()
     if config.memory and setting.size not in report.dense_peaks:
         report.dense_peaks[setting.size] = peak_bytes(setting, "dense", threads)

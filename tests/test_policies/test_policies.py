@@ -27,6 +27,13 @@ def test_top_r_takes_the_largest_errors_and_the_prefix(r: int, prefix: int, seed
             assert errors[patches].min() >= errors[~patches].max()
 
 
+def test_top_r_of_all_tokens_looks_at_no_errors() -> None:
+    seen = observation(torch.rand(2, 5))
+    selection = policies.TopR(9).select(seen)
+    assert "error_BN" not in vars(seen) and selection.ranked
+    assert selection.index_BM is not None and selection.index_BM.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
 def test_threshold_selects_what_exceeds_it_and_adds_changed_prefix_tokens() -> None:
     seen = observation()
     mask_BN = policies.Threshold(3.0).select(seen).as_mask(13)

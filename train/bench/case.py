@@ -20,6 +20,7 @@ import eventful
 import policies
 from eventful.errors import UserError
 from eventful.families import adapt
+from eventful.families.vitdet import vitdet_b
 from eventful.video.reader import read_frames
 
 MODES: dict[str, dict[str, Any]] = {
@@ -30,14 +31,17 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Options of `eventful.wrap` for each mode of the benchmark."""
 
+VITDET = "vitdet_b"
+"""Name of the paper's detection backbone, `eventful.families.vitdet.vitdet_b`, which timm does not have."""
+
 
 @dataclass(frozen=True)
 class Setting:
     """What is the same for all modes of a case.
 
     Attributes:
-        model: Name of a timm model.
-        model_options: Keyword arguments of `timm.create_model`.
+        model: Name of a timm model, or `VITDET`.
+        model_options: Keyword arguments of `timm.create_model`, or of `vitdet_b`.
         size: Side of the frames in pixels.
         r: Tokens that each gate selects.
         dtype: Data type of weights and frames.
@@ -58,6 +62,8 @@ class Setting:
         torch.manual_seed(0)
         try:
             with torch.device(device or self.device):
+                if self.model == VITDET:
+                    return vitdet_b(self.size, **self.model_options).to(self.dtype).eval()
                 vit = timm.create_model(self.model, img_size=self.size, num_classes=0, **self.model_options)
         except (RuntimeError, TypeError, AssertionError) as error:
             raise UserError(f"model={self.model} at {self.size} pixels: {error}") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import eventful
 from train.bench.case import Setting
-from train.bench.dense import DenseWay, race
+from train.bench.dense import WAYS, DenseWay, race
 from train.timing import Quartiles, quartiles, timed
 
 RACE = 3
@@ -50,7 +50,13 @@ class Timing:
 
 @torch.inference_mode()
 def time_case(
-    setting: Setting, modes: Sequence[str], ways: Sequence[str], frames: Iterator[Tensor], warmup: int, repeats: int
+    setting: Setting,
+    modes: Sequence[str],
+    ways: Sequence[str],
+    frames: Iterator[Tensor],
+    warmup: int,
+    repeats: int,
+    fastest: str | None = None,
 ) -> tuple[dict[str, Timing], list[DenseWay]]:
     """Runs `warmup` + `repeats` frames after the flush through the fastest dense model and all modes.
 
@@ -61,13 +67,14 @@ def time_case(
         frames: Input frames.
         warmup: Frames that are not timed.
         repeats: Frames that are.
+        fastest: The fastest way, where it is known: there is no race then.
 
     Returns:
-        What was measured of each mode, and of each way of running the dense model.
+        What was measured of each mode, and of each way that took part in a race.
     """
     vit = setting.build()
     models = {mode: setting.wrap(vit, mode) for mode in modes}
-    dense, found = race(setting, vit, ways, frames, RACE)
+    dense, found = race(setting, vit, ways, frames, RACE) if fastest is None else (WAYS[fastest](vit), [])
     first = next(frames)
     for model in models.values():
         model(first)
