@@ -17,19 +17,28 @@ from eventful.trust import note_trained_here
 from eventful.video.writer import VideoWriter
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/index.md", "docs/my-model.md", "docs/my-video.md", "docs/processes.md")
+UNREAD = ("settings.md", "lab-notes.md")
+"""The one is generated, the other has what was done once."""
+
+PAGES = [
+    "README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in UNREAD),
+]
 
 
 def blocks(page: str, kind: str) -> list[str]:
     return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-COMMANDS = [line for page in PAGES for block in blocks(page, "console") for line in block.splitlines() if line]
+COMMANDS = list(
+    dict.fromkeys(line for page in PAGES for block in blocks(page, "console") for line in block.splitlines() if line)
+)
 PYTHON = {page: blocks(page, "python") for page in PAGES}
 MODULES = {
     "eventful-train": "train.policy",
     "eventful-evaluate": "train.evaluate",
     "eventful-benchmark": "train.benchmark",
+    "eventful-tune": "train.tuning.tune",
 }
 
 
@@ -49,6 +58,8 @@ def test_commands(line: str, monkeypatch, capsys) -> None:
         extras = re.search(r"\[(.*)\]", words[-1]).group(1).split(",")
         declared = (ROOT / "setup.cfg").read_text().split("[options.extras_require]")[1].split("\n[")[0]
         assert all(re.search(rf"^{extra} =", declared, re.M) for extra in extras)
+    elif words[0] == "tensorboard":
+        assert importlib.util.find_spec(words[0])
     elif words[0] == "eventful-infer":
         assert infer_parser("eventful-infer").parse_args(words[1:]).video
     elif words[0] == "python" and not any(word.startswith("configs/") for word in words):
@@ -56,10 +67,12 @@ def test_commands(line: str, monkeypatch, capsys) -> None:
     else:
         name, given = (words[2], words[3:]) if words[0] == "python" else (MODULES[words[0]], words[1:])
         module = importlib.import_module(name)
+        if not hasattr(module, "_main"):  # a package that is run, and its command
+            module = importlib.import_module(f"{name}.train")
         with pytest.raises(SystemExit) as stop:
             module._main([*given, "--print-config"])
         assert stop.value.code == 0
-        assert re.search("^(task|layout):", capsys.readouterr().out, re.M)
+        assert re.search(r"^(task|layout|loss|root|data):", capsys.readouterr().out, re.M)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from eventful import cli
+from eventful.checks.extras import require
 from eventful.checks.ranges import SEED, THREADS, setting
 from eventful.console.output import say
 from eventful.devices import device_named, dtype_named
@@ -36,7 +37,6 @@ from train.bench.picture import plot_speedups
 from train.bench.report import Report, Row, checks_failed
 from train.bench.run import time_case
 from train.config import load_config
-from train.evaluation.plots import check_plotting
 
 COMMAND = "eventful-benchmark"
 
@@ -207,7 +207,7 @@ def _check(config: BenchmarkConfig) -> None:
     if config.modes and not config.dense:
         raise UserError(f"modes are compared with a dense model: give one or more of dense=[{', '.join(WAYS)}]")
     if config.plots:
-        check_plotting()
+        require("plots=true", "plot")
     for name, low in {"repeats": 1, "warmup": 0, "threads": 0}.items():
         if getattr(config, name) < low:
             raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")

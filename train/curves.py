@@ -17,9 +17,10 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from eventful import cli
+from eventful.checks.extras import require
 from eventful.errors import UserError
 from train.config import load_config
-from train.evaluation.plots import canvas, check_plotting, write_figure
+from train.evaluation.plots import canvas, write_figure
 from train.loop import history
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _cycle(count: int) -> list[Any]:
 
 def _main(argv: Sequence[str]) -> None:
     config = load_config(CurvesConfig, argv, COMMAND)
-    check_plotting()
+    require(COMMAND, "plot")
     if not config.runs or not all(config.runs.values()):
         raise UserError("no runs: give runs.LABEL=[FOLDER,FOLDER]")
     curves = {label: [read_curves(Path(folder)) for folder in folders] for label, folders in config.runs.items()}

@@ -19,6 +19,7 @@ import eventful
 from envs.task import Clip, VideoTask, has_metric, offers
 from eventful import EventfulModel, cli
 from eventful.checks.backbone import backbone_hash, warn_of_other_backbone
+from eventful.checks.extras import require
 from eventful.console.output import progress, say
 from eventful.devices import device_named, dtype_named
 from eventful.disk.replaced import replace_text
@@ -62,7 +63,7 @@ def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Compariso
     """
     check(config)
     if config.plots:
-        plots.check_plotting()
+        require("plots=true", "plot")
     if config.threads:
         torch.set_num_threads(config.threads)
     policies = load_policies(config)

@@ -15,13 +15,14 @@ from math import isinf
 from pathlib import Path
 
 from eventful import cli
+from eventful.checks.extras import require
 from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from train.config import load_config
 from train.evaluation.bootstrap import Estimate, resample_clips
 from train.evaluation.comparison import Comparison
 from train.evaluation.contenders import parse_contenders
-from train.evaluation.plots import check_plotting, plot_frontier
+from train.evaluation.plots import plot_frontier
 from train.evaluation.results_file import Finished, read_finished
 from train.evaluation.summary import share_needed, summary
 from train.evaluation.tables import LEGEND, markdown, percent, table, with_interval
@@ -148,7 +149,7 @@ def _about(finished: Finished) -> list[str]:
 
 def _main(argv: Sequence[str]) -> None:
     config = load_config(ReportConfig, argv, COMMAND)
-    check_plotting()
+    require(COMMAND, "plot")
     if not config.evaluations:
         raise UserError("no evaluations: give evaluations.TITLE=FOLDER")
     finished = {title: read_finished(Path(folder)) for title, folder in config.evaluations.items()}

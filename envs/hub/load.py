@@ -12,6 +12,7 @@ from typing import Any
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from eventful.checks.extras import lacking
 from eventful.cli import one_line
 from eventful.errors import EventfulError, UserError
 from eventful.families.towers.backbone import TowerBackbone
@@ -139,7 +140,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"model={PREFIX}NAME needs transformers: pip install 'eventful-policies[hf]'") from error
+        raise UserError(lacking(f"model={PREFIX}NAME", "hf")) from error
     return transformers
 
 

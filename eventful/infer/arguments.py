@@ -32,6 +32,7 @@ EXAMPLES = (
     "eventful-infer clip.mp4 --policy doom --budget 0.2 --out annotated.mp4",
     "eventful-infer clip.mp4 --policy runs/demo/policy --budget-schedule 0:0.3,100:0.1 --json predictions.jsonl",
     "eventful-infer /dev/video0 --policy runs/street/policy --fps 15 --on-error flush",
+    "eventful-infer clip.mp4 --policy doom --preview",
     "eventful-infer clip.mp4 --policy doom --budget 0.1 --compare dense,top-r,learned --out side-by-side.mp4",
     "eventful-infer street.mp4 --heuristic top-r:40 --task distill --model vit_small_patch14_dinov2 --weights vit.pth",
 )
@@ -79,6 +80,12 @@ def parser(command: str) -> Parser:
         "--dense-check", metavar="N", type=_natural, default=0, help="compare every Nth frame with the dense model"
     )
 
+    out.add_argument(
+        "--preview",
+        action="store_true",
+        help="show the annotated frames in a window (extra preview): + and - (or up and down) turn the budget, space "
+        "pauses, q ends; with --fps the budget is turned already, with --compare it is one for all",
+    )
     out.add_argument(
         "--compare",
         metavar="NAME,...",

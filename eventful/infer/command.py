@@ -9,25 +9,28 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import policies
 from eventful import cli
+from eventful.checks.extras import require
 from eventful.checks.outputs import refuse_same_files
 from eventful.console.output import progress
 from eventful.errors import UserError
 from eventful.infer.arguments import parser
-from eventful.infer.compare import Comparison, check_curves, side_pictures, write_picture
+from eventful.infer.compare import Comparison, side_pictures, write_picture
 from eventful.infer.json_lines import open_lines, write_line
 from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import Pace
+from eventful.live.preview import Preview
 from eventful.live.reconnect import reconnecting
+from eventful.pipeline.heap import settle_heap
 from eventful.pipeline.read_ahead import read_ahead
 from eventful.pipeline.time_budget import TimeBudget
 from eventful.pipeline.write_behind import WriteBehind, spare_processor
 from eventful.user_code import policy_class
 from eventful.video.animation import SUFFIXES, AnimationWriter
-from eventful.video.frames import FrameReader, in_tubelets
+from eventful.video.frames import Frame, FrameReader, in_tubelets
 from eventful.video.overlay import annotate
 from eventful.video.reader import images_in, read_frames
 from eventful.video.run_summary import Summary
@@ -58,18 +61,20 @@ def _main(argv: Sequence[str]) -> None:
         with cli.user_input(f"policy {policy}"):
             policy = policies.load(policy, policy_class(args.policy_class, "--policy-class"))
     how = (args.device, args.dtype, args.dense_check, args.trust)
-    runner = prepare(policy, args.task, task_options, options, *how)
-    if args.compare is not None:
-        compare(read_ahead(in_tubelets(reader, runner.tubelet)), runner, args)
-        return
-    schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
-    pace = None if args.fps is None else Pace(args.fps)
-    reader = read_ahead(in_tubelets(reader, runner.tubelet))
-    results = run_frames(reader, runner, schedule, args.max_frames, pace)
-    _write(results, reader, runner.task.class_names, args, pace, spare_processor(runner.device))
+    with Preview() if args.preview else contextlib.nullcontext() as preview:
+        runner = prepare(policy, args.task, task_options, options, *how)
+        settle_heap()
+        reader = read_ahead(in_tubelets(reader, runner.tubelet))
+        if args.compare is not None:
+            compare(reader, runner, args, preview)
+            return
+        schedule = args.budget_schedule or ([(0, args.budget)] if args.budget is not None else None)
+        pace = None if args.fps is None else Pace(args.fps)
+        results = run_frames(reader, runner, schedule, args.max_frames, pace)
+        _write(results, reader, runner, args, pace, preview)
 
 
-def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) -> None:
+def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace, preview: Preview | None = None) -> None:
     """Runs several policies side by side; whatever ends the run, what was written is finished and summed up.
 
     Raises:
@@ -80,7 +85,7 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
         raise UserError("--compare needs one budget for all: --budget SHARE, and neither --fps nor --budget-schedule")
     comparison = Comparison(runner, args.compare, budget, args.dense_check)
     if args.out is not None:
-        check_curves()
+        require("--compare with --out", "plot")
     with contextlib.ExitStack() as stack:
         stack.callback(
             lambda: print("\n".join(comparison.table()), file=sys.stderr if args.json == "-" else sys.stdout)
@@ -92,10 +97,12 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
             for name, result in results.items():
                 if lines is not None:
                     write_line(result, lines, policy=name)
-            if video is not None:
-                video.write(
-                    comparison.panels(results, runner.task.class_names, args.overlay), next(iter(results.values())).time
-                )
+            if video is not None or preview is not None:
+                panels = comparison.panels(results, runner.task.class_names, args.overlay)
+                if video is not None:
+                    video.write(panels, next(iter(results.values())).time)
+                if preview is not None and preview.show(panels).ended:
+                    break
             bar.update()
     heat = comparison.heat_map()
     if args.out is not None and heat is not None:
@@ -107,16 +114,16 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace) 
 def _write(
     results: Iterator[FrameResult],
     reader: FrameReader,
-    names: Sequence[str],
+    runner: VideoRunner,
     args: argparse.Namespace,
     pace: Pace | None,
-    spare: bool,
+    preview: Preview | None,
 ) -> None:
-    """Writes results as they come; whatever ends the run, what was written is finished and summed up.
+    """Writes and shows results as they come; whatever ends the run, what was written is finished and summed up.
 
-    With a `spare` processor, drawing and writing are done while the next frame runs.
+    With a spare processor, drawing and writing are done while the next frame runs; what is shown is drawn before.
     """
-    summary, beside = Summary(), TimeBudget()
+    summary, beside, names = Summary(), TimeBudget(), runner.task.class_names
     total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
@@ -128,11 +135,14 @@ def _write(
         video = _writer(args.out, reader.fps, sound, stack)
         lines = open_lines(args.json, stack)
         bar = stack.enter_context(progress(total=total, unit="frame", leave=False))
-        behind = stack.enter_context(WriteBehind(spare))
+        behind = stack.enter_context(WriteBehind(spare_processor(runner.device)))
 
-        def draw_and_write(result: FrameResult, video: VideoWriter | AnimationWriter) -> None:
+        def draw(result: FrameResult) -> Frame:
             with beside.spent("drawing"):
-                drawn = picture(result, names, args.overlay)
+                return picture(result, names, args.overlay)
+
+        def write(result: FrameResult, drawn: Frame | None, video: VideoWriter | AnimationWriter) -> None:
+            drawn = draw(result) if drawn is None else drawn
             with beside.spent("writing"):
                 video.write(drawn, result.time)
 
@@ -140,13 +150,24 @@ def _write(
             summary.add(result)
             if lines is not None:
                 write_line(result, lines)
+            drawn = None if preview is None else draw(result)
             if video is not None:
-                behind.do(partial(draw_and_write, result, video))
+                behind.do(partial(write, result, drawn, video))
             bar.update()
             bar.set_postfix_str(f"MACs {result.macs_ratio:.1%}", refresh=False)
+            if preview is not None and drawn is not None:
+                # Under --fps the budget is not for keys to say.
+                asked = preview.show(drawn, result.budget if pace is None else None)
+                if asked.budget is not None:
+                    runner.model.policy.budget = asked.budget
+                for clock in (summary, pace):
+                    if clock is not None:
+                        clock.leave_out(asked.paused)
+                if asked.ended:
+                    break
 
 
-def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Any:
+def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Frame:
     """A frame with its predictions, and with the token mask and a header if `overlay`; uint8 RGB."""
     if not overlay:
         return annotate(result.frame, result.predictions, class_names=names)

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -195,16 +194,6 @@ def side_pictures(out: str) -> tuple[Path, Path]:
     """Where the map of updates and the curve of motion go, beside the film."""
     beside = Path(out).with_suffix("")
     return beside.with_name(f"{beside.name}-updates.png"), beside.with_name(f"{beside.name}-motion.png")
-
-
-def check_curves() -> None:
-    """Looks whether curves can be drawn, before anything is computed.
-
-    Raises:
-        UserError: If matplotlib is missing.
-    """
-    if find_spec("matplotlib") is None:
-        raise UserError("--compare with --out needs matplotlib: pip install 'eventful-policies[plot]'")
 
 
 def write_picture(path: Path, picture: Frame) -> None:

@@ -1,31 +1,28 @@
 """Holds a frame rate by turning the budget at every frame.
 
-    share <- share + gain * (1 / rate - late / horizon - seconds) / (seconds per share)
+    budget <- budget + gain * (1 / rate - seconds) / (seconds per budget)
+    gain = 1 - exp(-(seconds of a frame) / TIME_CONSTANT), at most 1/2
 
-Integral control of the time that a frame takes, whose gain is what the machine turns out to need for a share of the
-dense MACs: a step removes `GAIN` of what is missing, whatever the machine, and as long as the estimate is right within
-a factor of three it cannot oscillate. Seconds are the median of the last three frames, so that one hiccup moves
-nothing; the time that it took is made up for within the horizon, about a second. What a share costs is learned from the
-frames themselves: a line through their shares and seconds, old frames forgotten.
+Integral control of the time that a frame takes, with one time constant in seconds whatever the rate. The sum of what
+frames were late is the way that the budget has gone, so that neither hiccups nor skewed times shift the rate; and
+nothing is made up for that a budget at its limit could not help: who was early at the whole budget is not made late.
+What a share costs is learned from the frames themselves, a line through their shares and seconds, and what a budget
+comes to in shares is, too; old frames are forgotten.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections import deque
 from collections.abc import Sequence
 
 from eventful.errors import UserError
 
-GAIN = 0.5
-"""Part of the missing time that one frame makes up for."""
+TIME_CONSTANT = 0.2
+"""Seconds in which all but a third of what is missing is made up for; also, a budget grows or falls by a factor of e at
+most in them."""
 
-HORIZON = 1.0
-"""Seconds in which frames that came late are made up for."""
-
-MOST_LATE = 0.5
-"""Seconds of delay, or of lead, beyond which no more is remembered: a machine that was too slow is not pushed later."""
+MOST_GAIN = 0.5
+"""Part of the missing time that one frame makes up for at most: costs may be underrated by a factor of three."""
 
 MEMORY = 0.95
 """What a frame counts for when another has come, in the estimate of what a share costs."""
@@ -41,6 +38,9 @@ TOLERANCE = 0.1
 
 LEAST = 0.01
 """Smallest share that is asked for."""
+
+COMES_TO = (0.25, 4.0)
+"""Bounds of what is believed of the shares that a budget comes to, over the budget."""
 
 SPREAD = 1e-4
 """Variance of the shares below which they say nothing about costs."""
@@ -67,10 +67,10 @@ class Pace:
         if not 0 < start <= 1:
             raise UserError(f"a budget is a share of the dense MACs in (0, 1], got {start}")
         self.rate, self.budget = rate, start
-        self._last: deque[float] = deque(maxlen=3)
-        self._cost: float | None = None
-        self._late = 0.0
+        self._whole = math.inf
+        self._pause = 0.0
         self._line = _Line()
+        self._asked = self._realised = 0.0
         self._judged = _Windows(rate)
 
     def note(self, seconds: float, share: float, flush: bool = False) -> None:
@@ -78,20 +78,29 @@ class Pace:
 
         A flush says what a share costs at most, and nothing about the frames to come.
         """
+        seconds, self._pause = max(seconds - self._pause, 0.0), 0.0
         self._judged.add(seconds, self.budget)
         if flush:
-            self._cost = self._cost or seconds / max(share, LEAST)
+            self._whole = min(self._whole, seconds / max(share, LEAST))
             return
         self._line.add(share, seconds)
-        self._last.append(seconds)
-        period = 1 / self.rate
-        self._late = min(max(self._late + seconds - period, -MOST_LATE), MOST_LATE)
-        cost = self._line.slope() or self._cost
-        if cost is None:
-            return
-        wanted = period * (1 - self._late / max(HORIZON, 3 * period))
-        missing = wanted - statistics.median(self._last)
-        self.budget = min(max(self.budget + GAIN * missing / cost, LEAST), 1.0)
+        self._asked = MEMORY * self._asked + self.budget
+        self._realised = MEMORY * self._realised + share
+        # As long as all frames had one share, all that is known is that a share costs no more than this.
+        cost = self._line.slope() or min(seconds / max(share, LEAST), self._whole)
+        low, high = COMES_TO
+        cost *= min(max(self._realised / self._asked, low), high)
+        # Not this frame's own time, or frames that are late would count for more than those that are early.
+        typical = max(1 / self.rate, self._line.mean)
+        gain = min(-math.expm1(-typical / TIME_CONSTANT), MOST_GAIN)
+        wanted = self.budget + gain * (1 / self.rate - seconds) / cost
+        most = 1 + gain
+        wanted = min(max(wanted, self.budget / most), self.budget * most)
+        self.budget = min(max(wanted, LEAST), 1.0)
+
+    def leave_out(self, seconds: float) -> None:
+        """Leaves a pause out of the time of the next frame."""
+        self._pause += seconds
 
     def summary(self) -> str:
         """How well the rate was held, in one line."""
@@ -117,12 +126,12 @@ def window_rates(ends: Sequence[float], first: float, last: float, window: float
 
 
 class _Windows:
-    """Whether the rate was held, by windows one after another."""
+    """Whether the rate was held, by windows one after another; of those that were not, where no budget would help."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._elapsed = -SETTLING
-        self._frames = self._inside = self._windows = 0
+        self._frames = self._inside = self._windows = self._too_fast = self._too_slow = 0
         self._budgets = self._seen = 0.0
 
     def add(self, seconds: float, budget: float) -> None:
@@ -132,16 +141,23 @@ class _Windows:
             return
         self._frames += 1
         if self._elapsed >= WINDOW:
+            excess = self._frames / self._elapsed / self._rate - 1
             self._windows += 1
-            self._inside += abs(self._frames / self._elapsed / self._rate - 1) <= TOLERANCE
+            self._inside += abs(excess) <= TOLERANCE
+            self._too_fast += excess > TOLERANCE and budget == 1
+            self._too_slow += excess < -TOLERANCE and budget <= LEAST
             self._frames, self._elapsed = 0, 0.0
 
     def line(self) -> str:
-        mean = f"mean budget {self._budgets / max(self._seen, 1):.1%}"
-        return (
+        parts = [
             f"{self._rate:g} frames/s were asked for: held within {TOLERANCE:.0%} in {self._inside} of {self._windows} "
-            f"windows of {WINDOW:g} s, {mean}"
-        )
+            f"windows of {WINDOW:g} s"
+        ]
+        if self._too_fast:
+            parts.append(f"faster at the whole budget in {self._too_fast}")
+        if self._too_slow:
+            parts.append(f"slower at the smallest budget in {self._too_slow}")
+        return ", ".join([*parts, f"mean budget {self._budgets / max(self._seen, 1):.1%}"])
 
 
 class _Line:
@@ -157,6 +173,11 @@ class _Line:
                 (self._weight, self._x, self._y, self._xx, self._xy), (1.0, x, y, x * x, x * y), strict=True
             )
         )
+
+    @property
+    def mean(self) -> float:
+        """Of the y."""
+        return self._y / self._weight
 
     def slope(self) -> float | None:
         """None where the points tell nothing, or nonsense."""

@@ -49,6 +49,10 @@ class Summary:
             self._dense.append(result.dense.seconds)
             self._steady.append(result.seconds)
 
+    def leave_out(self, seconds: float) -> None:
+        """Leaves out a pause: what was not waited for the machine is none of its speed."""
+        self._started += seconds
+
     def lines(self, source: FrameReader, beside: Mapping[str, float] | None = None) -> list[str]:
         """The summary, one fact a line.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 import statistics
 from collections.abc import Callable
 from itertools import accumulate
@@ -50,6 +52,38 @@ def test_the_rate_is_held_within_a_tenth_while_a_load_comes_and_goes(rate: float
     assert beside < 0.7 * alone, "the load is paid for by a smaller budget"
 
 
+@pytest.mark.parametrize("rate", [10, 50])
+def test_who_was_early_at_the_whole_budget_is_not_made_late(rate: float) -> None:
+    """For eight seconds the machine is faster than asked whatever the budget; then it no longer is."""
+    seconds, _ = drive(Pace(rate), 0.2 / rate, 1.0 / rate, lambda now: 0.6 if now < 8 else 1.0, until=16)
+    rates = window_rates(list(accumulate(seconds)), 9, 16)
+    assert rates and all(abs(found / rate - 1) <= 0.1 for found in rates)
+
+
+@pytest.mark.parametrize("rate", [5, 15, 50])
+def test_the_first_seconds_are_held_though_the_first_frame_says_little(rate: float) -> None:
+    """Kernels are made in the first frame, and the machine is slow for some more."""
+    seconds, _ = drive(Pace(rate), 0.3 / rate, 0.9 / rate, lambda now: 1.5 if now < 0.15 else 1.0, until=6)
+    rates = window_rates(list(accumulate(seconds)), 1, 6)
+    assert rates and all(abs(found / rate - 1) <= 0.1 for found in rates)
+
+
+@pytest.mark.parametrize("rate", [2, 10, 25, 50])
+@pytest.mark.parametrize("wrong", [1 / 3, 3.0])
+def test_it_does_not_oscillate_though_costs_are_misjudged(rate: float, wrong: float) -> None:
+    """A hidden factor between the share that is told and the one that costs: the budget still comes to rest."""
+    pace = Pace(rate)
+    for _ in range(int(8 * rate) + 40):
+        pace.note(0.2 / rate + 2.0 / rate * pace.budget, min(pace.budget * wrong, 1.0))
+    assert pace.budget == pytest.approx(0.4, rel=1e-2)
+
+
+def test_frames_move_the_budget_less_than_their_contents_move_the_share() -> None:
+    _, budgets = drive(Pace(50), 0.006, 0.03, lambda _: 1.0, until=12, content=0.5)
+    steps = [abs(b / a - 1) for a, b in itertools.pairwise(budgets[50:])]
+    assert statistics.median(steps) < 0.05
+
+
 def test_windows_begin_and_end_with_frames() -> None:
     ends = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
     assert window_rates(ends, 0.5, 4.0, 1.0) == pytest.approx([2.0, 2.0, 2 / 1.5, 1.0, 1.0])
@@ -70,12 +104,14 @@ def test_what_cannot_be_held_ends_at_the_smallest_or_the_whole_budget(cost: floa
     assert budgets[-1] == pytest.approx(expected)
 
 
-def test_one_hiccup_moves_nothing() -> None:
+def test_one_hiccup_moves_little_and_is_forgotten() -> None:
     pace = Pace(10)
     drive(pace, 0.02, 0.4, lambda _: 1.0, until=6, noise=0, content=0)
     before = pace.budget
     pace.note(0.35, before)
-    assert pace.budget == pytest.approx(before, rel=0.2)
+    assert before / 1.5 < pace.budget < before, "what is late is made up for, in small steps"
+    _, budgets = drive(pace, 0.02, 0.4, lambda _: 1.0, until=2, noise=0, content=0)
+    assert budgets[-1] == pytest.approx(before, rel=0.02)
 
 
 def test_what_was_held_is_said() -> None:
@@ -84,6 +120,15 @@ def test_what_was_held_is_said() -> None:
     assert pace.summary().startswith(
         "10 frames/s were asked for: held within 10% in 5 of 5 windows of 2 s, mean budget"
     )
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"), [(0.01, "0 of 5 windows of 2 s, faster at the whole budget in"), (20.0, "slower at the smallest")]
+)
+def test_it_is_said_where_no_budget_would_help(cost: float, said: str) -> None:
+    pace = Pace(10)
+    drive(pace, 0.02, cost, lambda _: 1.0, until=11.5, noise=0, content=0)
+    assert re.sub(r"\d+ of \d+", "0 of 5", pace.summary()).count(said) == 1
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
@@ -101,7 +146,7 @@ def test_a_video_is_run_at_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "10000 frames/s were asked for: held within 10% in 0 of" in capsys.readouterr().out
     budgets = [json.loads(line)["budget"] for line in (tmp_path / "rows").read_text().splitlines()]
     assert budgets[0] == pytest.approx(0.1)
-    assert budgets[-1] == pytest.approx(LEAST), "nothing is fast enough for that"
+    assert budgets == sorted(budgets, reverse=True) and budgets[-1] < budgets[1], "nothing is fast enough for that"
 
 
 def test_a_rate_needs_a_policy_with_a_budget_and_no_other_budget(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from vitdet_tiny import TINY, squares
 
 import eventful.infer
 from envs.doom.export import CLASSES
+from envs.vid import VID_CLASSES
 from envs.vid.write import write_official
 from envs.vitdet.weights import facts_of
 from train import evaluate, policy
@@ -60,3 +61,20 @@ def test_a_detector_and_a_policy_for_doom(tmp_path, capsys):
     frames = root / "Data/VID/test/test-6"
     (first, *_) = eventful.infer.run(frames, out / "policy", "vid", {"weights": str(weights)}, max_frames=2)
     assert first.flush
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
+def test_a_policy_for_the_published_detector(estimator, tmp_path, capsys):
+    root, out = tmp_path / "vid", tmp_path / "run"
+    for split, seeds in {"train": (2, 3), "val": (4, 5)}.items():
+        write_official(root, split, [squares(f"{split}-{seed}", seed, frames=4) for seed in seeds], VID_CLASSES)
+    small = ["task_options.canvas=64", "task_options.proposals=4", f"task_options.architecture={json.dumps(TINY)}"]
+    small += ["task_options.frame_size=[80,128]", "oracle.frames=4", "window=2", "steps=1", "policy_budgets=[0.5]"]
+    small += ["budget_min=0.5", "budget_max=0.6", "calibration_streams=2", "calibration_frames=3"]
+    options = [f"task_options.root={root}", f"estimator={estimator}", *small, f"out={out}"]
+    assert run(policy.main, CONFIGS / "vid_policy.yaml", *options) == 0, capsys.readouterr().err
+    measured = [f"policy={out / 'policy'}", "policies=[Learned,TopR]", "budgets=[0.5]", "bootstrap=5", "plots=false"]
+    measured += ["calibration_frames=3", "calibration_streams=2", "latency=false", f"out={out / 'evaluation'}"]
+    options = ["task_options.frame_size=null", "max_clips=null"]
+    assert run(evaluate.main, CONFIGS / "evaluate.yaml", *measured, *options) == 0, capsys.readouterr().err
+    assert "mAP50" in (out / "evaluation/table.md").read_text()

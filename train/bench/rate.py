@@ -27,6 +27,7 @@ from eventful.checks.ranges import setting
 from eventful.errors import UserError
 from eventful.infer.on_video import prepare, run_frames
 from eventful.live.pace import SETTLING, TOLERANCE, WINDOW, Pace, window_rates
+from eventful.pipeline.heap import settle_heap
 from eventful.video.frames import Frame, FrameReader
 from eventful.video.reader import read_frames
 from eventful.video.runner import FrameResult
@@ -149,7 +150,9 @@ def rate_table(config: RateConfig) -> str:
     source = _ToAndFro(frames, reader.fps, config.video)
     for _ in range(config.tries):
         pace = Pace(config.fps)
-        run = paced_run(run_frames(source, prepare(config.policy, device="cpu"), pace=pace), config)
+        runner = prepare(config.policy, device="cpu")
+        settle_heap()
+        run = paced_run(run_frames(source, runner, pace=pace), config)
         if run.stopped < STOPPED:
             break
         print(f"no frame for {run.stopped:.1f} s: somebody stopped this process; once more", file=sys.stderr)
@@ -189,7 +192,7 @@ def _table(run: Run, distances: dict[int, float], config: RateConfig) -> str:
         rows.append(
             [phase, f"{min(rates):.1f} to {max(rates):.1f}", f"{inside} of {len(rates)}"]
             + [f"{statistics.median(values[k] for k in these):.1%}" for values in (run.budgets, run.shares)]
-            + [f"{quality:.4f}"]
+            + [f"{sum(run.budgets[k] == 1 for k in these) / len(these):.0%}", f"{quality:.4f}"]
         )
     heads = [
         "phase",
@@ -197,6 +200,7 @@ def _table(run: Run, distances: dict[int, float], config: RateConfig) -> str:
         f"within {TOLERANCE:.0%}",
         "median budget",
         "median share",
+        "frames at the whole budget",
         "median distance",
     ]
     median = statistics.median(distances.values())

@@ -5,7 +5,6 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers can tell a
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventful.disk.replaced import replace_file
-from eventful.errors import UserError
 from train.evaluation.comparison import Comparison, FrontierPoint, Measure
 from train.evaluation.contenders import Contender
 
@@ -73,16 +71,6 @@ STYLES = {
 def style_of(contender: Contender) -> Style:
     """Policies from elsewhere have one style."""
     return STYLES.get(contender.name, Style("#000000", "*"))
-
-
-def check_plotting() -> None:
-    """Looks for matplotlib before hours of work, not after.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("plots need matplotlib: pip install 'eventful-policies[plot]', or give plots=false")
 
 
 def plot_frontier(comparison: Comparison, title: str, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,6 @@ LEARNED, RULE = "#D55E00", "#0072B2"
 
 FAINT, MIDDLING = 0.15, 0.6
 """Opacity of the first look and of the last but one."""
-
-
-def can_draw() -> bool:
-    """Whether matplotlib (extra `plot`) is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def frontier_figure(looks: Sequence[Mapping[str, Any]]) -> Figure:

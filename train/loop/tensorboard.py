@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from eventful.checks.extras import is_installed
 from eventful.disk.full import written
 from eventful.video.frames import Frame
 from policies import Layout
 from train.estimators.protocol import WindowResult
-from train.loop.frontier_figure import can_draw, frontier_figure
+from train.loop.frontier_figure import frontier_figure
 from train.loop.validation import ValidationPoints
 
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -127,7 +128,7 @@ class TensorBoardWriter:
     @_to_disk
     def frontier(self, step: int, looks: Sequence[Mapping[str, Any]]) -> None:
         """The frontier of all looks so far (`train.loop.history`), the last one on top; needs matplotlib."""
-        if can_draw():
+        if is_installed("plot"):
             self._writer.add_figure("frontier", frontier_figure(looks), step)
 
     @_to_disk

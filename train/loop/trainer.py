@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from eventful.checks.extras import is_installed, lacking
 from eventful.console.output import progress, say
 from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
@@ -28,7 +29,6 @@ from policies.content_hash import content_hash
 from train import distributed
 from train.estimators.protocol import Estimator
 from train.files.run_identity import RunIdentity
-from train.loop.frontier_figure import can_draw
 from train.loop.history import History, read
 from train.loop.tensorboard import TensorBoardWriter
 from train.loop.validation import Validation, as_rows
@@ -180,8 +180,8 @@ class Trainer:
         self._take(self._mean_weights())
 
     def _board(self, run: RunIdentity) -> TensorBoardWriter:
-        if not can_draw():
-            say("the frontier in TensorBoard needs matplotlib: pip install 'eventful-policies[plot]'")
+        if not is_installed("plot"):
+            say(lacking("the frontier in TensorBoard", "plot"))
         budgets = [] if self._validation is None else self._validation.budgets
         return TensorBoardWriter(self._folder / "tensorboard", self.step, run.settings, budgets)
 
