@@ -82,6 +82,20 @@ def load_backbone(
     return model
 
 
+def load_torch_file(path: str | Path) -> Any:
+    """What lies in a file that `torch.save` wrote, if it is nothing but tensors and plain data.
+
+    Raises:
+        UnpicklingError: If it holds anything else.
+        Exception: Of any kind, if it is damaged.
+    """
+    # Training scripts put their arguments beside the weights; a namespace does nothing when it is read.
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        # Of a newer protocol, it is read or refused all the same.
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weights file, in float32 where they are floating point.
 
@@ -93,9 +107,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if Path(path).suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)
         else:
-            # Training scripts put their arguments beside the weights; a namespace does nothing when it is read.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_torch_file(path)
     except UnpicklingError as error:
         # PyTorch's own message advises to switch the safe loading off.
         raise UserError(f"weights file {path} is no PyTorch file that holds nothing but tensors") from error

@@ -1,6 +1,12 @@
 """One thread per test process: the models in the tests are too small to share."""
 
+import os
+
 import pytest
+
+# Read when a library of linear algebra is loaded, here and in processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 torch.set_num_threads(1)

@@ -13,8 +13,8 @@ from train.train_config import TrainConfig
 class Task(TinyTask):
     """With a validation split, and clips long enough for windows."""
 
-    def __init__(self, has_labels: bool = True) -> None:
-        super().__init__(lengths=(12, 12, 12, 12), has_labels=has_labels)
+    def __init__(self, has_labels: bool = True, frames: int = 12) -> None:
+        super().__init__(lengths=(frames,) * 4, has_labels=has_labels)
 
     def clips(self, split):
         return super().clips("test" if split == "val" else split)

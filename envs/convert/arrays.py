@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from envs.backbones import load_torch_file
 from eventful.cli import one_line
 from eventful.errors import UserError
 
@@ -75,7 +76,7 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_torch_file(path)
     except pickle.UnpicklingError as error:
         # PyTorch's own message advises to switch the safe loading off.
         raise UserError(

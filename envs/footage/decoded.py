@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from eventful.console.output import progress
+from eventful.disk.full import written
 from eventful.errors import UserError
 from eventful.video.reader import PIXELS_VERSION, images_in, read_frames
 
@@ -75,6 +77,10 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
+ABANDONED_S = 24 * 3600.0
+"""Time without a further frame after which half of a video belongs to a process that was killed."""
+
+
 def default_cache() -> Path:
     """`$EVENTFUL_CACHE/distill`, or `~/.cache/eventful-policies/distill`."""
     return Path(os.environ.get("EVENTFUL_CACHE") or Path.home() / ".cache" / "eventful-policies") / "distill"
@@ -124,7 +130,8 @@ def load_footage(
 
     Raises:
         VideoError: If the video cannot be read, or is damaged.
-        OSError: If the cache cannot be written.
+        UserError: If the cache cannot be written.
+        OSError: If it cannot be made.
     """
     reader = read_frames(video)
     path = cache / f"{_key(video, resizer, stop, alteration)}.rgb"
@@ -142,11 +149,18 @@ def load_footage(
 def _decode(frames: Iterable[Tensor], path: Path) -> None:
     """Writes frames one after the other; the file takes its name when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes on several machines may share a cache: only time tells who has died.
+    for half in path.parent.glob("*.part"):
+        if time.time() - half.stat().st_mtime > ABANDONED_S:
+            half.unlink(missing_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb", buffering=0) as file:
             for frame_HWC in frames:
-                file.write(frame_HWC.contiguous().numpy().tobytes())
+                pixels = memoryview(frame_HWC.contiguous().numpy()).cast("B")
+                with written(path):
+                    while pixels:
+                        pixels = pixels[file.write(pixels) :]
         os.replace(part, path)
     except BaseException:
         os.unlink(part)

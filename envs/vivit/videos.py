@@ -107,7 +107,9 @@ class ListedVideos:
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"table {table} cannot be read: {error}") from error
         for number, row in enumerate(self._rows, 2):
-            if not ((row["label"] or "").isdecimal() and len(row["label"]) < 10):
+            if None in row.values() or None in row:
+                raise UserError(f"table {table}, line {number}: it has not as many values as there are columns")
+            if not (row["label"].isdecimal() and len(row["label"]) < 10):
                 raise UserError(
                     f"table {table}, line {number}: label must be the number of a class, got {row['label']}"
                 )

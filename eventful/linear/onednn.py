@@ -4,6 +4,9 @@ In float32 `torch.nn.functional.linear` calls the BLAS library that torch was bu
 know the processor (MKL on AMD), oneDNN is about twice as fast (docs/lab-notes.md), and it comes with torch, too. The
 models' own modules run as they are: only the product inside of their linear layers is computed by the other library.
 Dense models that eventful ones are compared with are given the same (`by_onednn`).
+
+oneDNN makes a kernel for every number of rows and keeps a thousand of them, which take hundreds of megabytes. Packed
+rows are therefore filled up with zeros to one of few numbers (`rounded`).
 """
 
 from __future__ import annotations
@@ -30,38 +33,63 @@ def available() -> bool:
 def onednn_block(block: Block) -> Block:
     """The block with its linear layers by oneDNN where they run on float32 tokens on a CPU, without gradients."""
     return dataclasses.replace(
-        block, project=by_onednn(block.project), proj=by_onednn(block.proj), mlp=by_onednn(block.mlp)
+        block,
+        project=by_onednn(block.project, packed=True),
+        proj=by_onednn(block.proj, packed=True),
+        mlp=by_onednn(block.mlp, packed=True),
     )
 
 
-def by_onednn(call: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def by_onednn(call: Callable[[Tensor], Any], packed: bool = False) -> Callable[[Tensor], Any]:
     """A function of tokens or frames, such as a model, with its linear layers by oneDNN where that is possible.
 
     Elsewhere (another device or type, gradients, a torch without oneDNN) it runs as it is.
+
+    Args:
+        call: The function.
+        packed: Whether it takes packed rows (P, D), whose number changes from call to call.
     """
-    return _ByOneDnn(call) if available() else call
+    return _ByOneDnn(call, packed) if available() else call
+
+
+def rounded(rows: int) -> int:
+    """The next number of rows of which there are 16 between a power of two and the next, so at most 1/16 more."""
+    step = 1 << max(rows.bit_length() - 5, 0)
+    return -(-rows // step) * step
 
 
 class OneDnnLinear(TorchFunctionMode):
-    """Within this context `F.linear` on float32 CPU tensors goes to oneDNN. Not differentiable."""
+    """Within this context `F.linear` on float32 CPU tensors goes to oneDNN. Not differentiable.
+
+    Args:
+        packed: Whether rows (P, D) are filled up to a `rounded` number; what comes out is the same, without them.
+    """
+
+    def __init__(self, packed: bool = False) -> None:
+        super().__init__()
+        self._packed = packed
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is F.linear and not kwargs and _suits(*args):
             x, weight, bias = args if len(args) == 3 else (*args, None)
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            rows = x.shape[0]
+            missing = rounded(rows) - rows if self._packed and x.dim() == 2 else 0
+            x = F.pad(x, (0, 0, 0, missing)) if missing else x
+            out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            return out[:rows] if missing else out
         return func(*args, **(kwargs or {}))
 
 
 class _ByOneDnn:
-    def __init__(self, call: Callable[[Tensor], Any]) -> None:
-        self._call = call
+    def __init__(self, call: Callable[[Tensor], Any], packed: bool) -> None:
+        self._call, self._packed = call, packed
 
     def __call__(self, x: Tensor) -> Any:
         if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
             return self._call(x)
-        with OneDnnLinear():
+        with OneDnnLinear(self._packed):
             return self._call(x)
 
 

@@ -114,10 +114,31 @@ class Guest:
         return off(out, want)
 
 
+MOST = 6
+"""Streams that are there at a time."""
+
+
+def all_row_counts(model: eventful.EventfulModel) -> None:
+    """Frames of which every number of rows is updated once, in up to as many streams as there will be.
+
+    oneDNN keeps what it makes for a number of rows, and so does PyTorch's layer above it, a thousand of each.
+    """
+    pictures = torch.cat([Camera(seed).picture() for seed in range(MOST)])
+    for streams in range(1, MOST + 1):
+        _, state = model.step(pictures[:streams], None)
+    tokens = model.layout(pictures).tokens
+    for rows in range(MOST * tokens + 1):
+        mask_BN = (torch.arange(MOST * tokens) < rows).view(MOST, tokens)
+        *_, state = model.step_with_features(
+            pictures, state, lambda _, mask_BN=mask_BN: policies.Selection(mask_BN=mask_BN)
+        )
+
+
 def churn(mode: str, frames: int) -> bool:
     """Streams that join and leave all the time, against each of them alone."""
     model, memory = a_model(policies.AgeBound(policies.Threshold(1.0), 40), **MODES[mode]), Memory()
     chance, guests, worst, joined, left, largest = random.Random(0), [Guest(0)], 0.0, 1, 0, 1
+    all_row_counts(model)
     ages_equal = True
     for t in range(1, frames + 1):
         state = model.state
@@ -125,7 +146,7 @@ def churn(mode: str, frames: int) -> bool:
             stay = sorted(chance.sample(range(len(guests)), chance.randrange(1, len(guests))))
             left += len(guests) - len(stay)
             guests, model.state = [guests[i] for i in stay], state.select(stay)
-        if model.state is not None and len(guests) < 6 and chance.random() < 0.2:
+        if model.state is not None and len(guests) < MOST and chance.random() < 0.2:
             guests.append(Guest(joined))
             joined += 1
             join(model, guests, by_copy=chance.random() < 0.5)

@@ -31,9 +31,6 @@ from policies import LearnedPolicy
 from train.config import load_config
 from train.train_config import TrainConfig
 
-# A forked child of a process with many threads may wait for ever for a lock that one of them held.
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:

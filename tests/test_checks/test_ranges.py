@@ -71,6 +71,31 @@ def test_every_number_has_a_range_and_keeps_to_it(cls: Any, leaf: Any) -> None:
         assert f"{leaf.path} must be a finite number" in refusal(cls, *required, given_as(leaf, ".nan"))
 
 
+SEEN = {
+    "threads=1000000": "threads must be at most",
+    "lr=0": "lr must be above 0",
+    "clip=-1": "clip must be above 0",
+    "clip=inf": "clip must be a finite number",
+    "minutes=.nan": "minutes must be a finite number",
+    "seed=-1": "seed must be at least 0",
+    "objective.fidelity=-1": "objective.fidelity must be at least 0",
+    "objective.worst=.inf": "objective.worst must be a finite number",
+    "window=100000": "window must be at most",
+    "streams=100000000": "streams must be at most",
+    "hidden=100000000": "hidden must be at most",
+}
+
+
+@pytest.mark.parametrize("word", SEEN)
+def test_numbers_that_once_were_accepted_or_ended_badly(word: str) -> None:
+    assert refusal(TrainConfig, word).startswith(SEEN[word])
+
+
+def test_resamples_that_would_not_end_and_weights_that_weigh_nothing() -> None:
+    assert refusal(EvaluateConfig, "bootstrap=100000000").startswith("bootstrap must be at most")
+    assert "must not all be 0" in refusal(TrainConfig, "objective.fidelity=0", "objective.worst=0")
+
+
 def test_numbers_in_free_options_are_finite() -> None:
     assert "task_options.rate must be a finite number" in refusal(TrainConfig, "task_options.rate=.nan")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,15 @@ def test_footage_is_decoded_once_and_again_when_it_changes(tmp_path: Path) -> No
     assert list((tmp_path / "cache").iterdir()) == stored and len(stored) == 1
     write_video(video, 30)
     assert frames_of(task(tmp_path, video=video).clips("test")) == ["21-29"]
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    for name, days in (("dead.part", 2), ("alive.part", 0)):
+        (tmp_path / "cache" / name).write_bytes(b"half")
+        os.utime(tmp_path / "cache" / name, (time.time() - days * 86400,) * 2)
+    task(tmp_path, video=write_video(tmp_path / "a.mp4", 20)).clips("train")
+    assert [path.name for path in (tmp_path / "cache").glob("*.part")] == ["alive.part"]
 
 
 def test_stored_footage_belongs_to_a_way_of_resizing(tmp_path: Path) -> None:

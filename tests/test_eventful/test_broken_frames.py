@@ -7,14 +7,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 from family_zoo import STATEFUL, build, clip
 from torch import Tensor, nn
 
 import eventful
 import policies
+from envs.distill import Distillation
 from eventful import StreamError
+from eventful.infer import prepare
 from eventful.model import EventfulModel
 from eventful.state import StreamState
 from policies.protocol import GateObservation, Policy, Selection
@@ -118,6 +122,22 @@ def test_a_consumer_that_raises_when_all_is_computed() -> None:
             model.step(frames[1], state)
         outputs, _ = model.step(frames[2], state)
         torch.testing.assert_close(outputs, model.vit(frames[2]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_runner_goes_on_with_a_flush() -> None:
+    """On a still picture, where half of a frame would be off for ever."""
+    torch.manual_seed(0)
+    task = Distillation(timm.create_model("test_vit", img_size=(64, 64), num_classes=0))
+    runner = prepare(Fuse(2), task, device="cpu")
+    first, still = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    runner.step(first)
+    with pytest.raises(UnpluggedError):
+        runner.step(still)
+    after = [runner.step(still) for _ in range(3)]
+    dense = runner.model.vit(task.preprocess(torch.from_numpy(still)[None]))
+    assert [result.flush for result in after] == [True, False, False]
+    for result in after:
+        torch.testing.assert_close(result.outputs, dense, atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_not_edited_goes_on() -> None:

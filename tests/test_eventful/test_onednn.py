@@ -45,6 +45,27 @@ def test_same_numbers_as_the_layer_itself(rows: int, bias: bool) -> None:
     assert products.count == 1
 
 
+def test_packed_rows_have_few_sizes_and_the_numbers_of_their_own() -> None:
+    layer, sizes = nn.Linear(24, 36), set()
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.mkldnn._linear_pointwise.default:
+                sizes.add(args[0].shape[0])
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Sizes():
+        for rows in range(1, 300, 9):
+            x = torch.randn(rows, 24)
+            with OneDnnLinear(packed=True):
+                out = layer(x)
+            assert out.shape == (rows, 36) and out.is_contiguous()
+            torch.testing.assert_close(out, layer(x), atol=1e-5, rtol=0)
+    assert sizes == {onednn.rounded(rows) for rows in range(1, 300, 9)}
+    assert len({onednn.rounded(rows) for rows in range(1, 300)}) == 83
+    assert all(0 <= onednn.rounded(rows) - rows <= rows / 16 for rows in range(10_000))
+
+
 @pytest.mark.parametrize("x", [torch.randn(0, 24), torch.randn(3, 24).double(), torch.randn(3, 24).bfloat16()])
 def test_what_does_not_suit_is_left_alone(x: torch.Tensor) -> None:
     layer = nn.Linear(24, 36).to(x.dtype)

@@ -1,11 +1,13 @@
 """Runs in a child process that is killed, or whose files cannot grow: at a chosen step of what it writes, or any time.
 
-The child is forked, so that nothing has to be imported again; tests run with one thread.
+The children are forked by a server, a fresh process that has imported what they need and has a single thread: a child
+of a test process, which has several, may wait for ever for a lock that one of the others held.
 """
 
 from __future__ import annotations
 
 import builtins
+import multiprocessing
 import os
 import resource
 import shutil
@@ -14,9 +16,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import safetensors.torch
 import torch
 
@@ -26,9 +30,18 @@ KILLED = -signal.SIGKILL
 
 Run = Callable[[], object]
 
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        *("cloudpickle", "pytest", "timm", "matplotlib.pyplot", "torch._inductor.compile_fx"),
+        *("envs.actions", "envs.vid", "envs.convert.__main__"),
+        *("eventful.infer.command", "train.evaluate", "train.policy"),
+    ]
+)
 
-def in_child(run: Run, before: Callable[[], object] = lambda: None, until: float | None = None) -> tuple[int, str]:
-    """Runs a function in a child process.
+
+def in_child(run: Run, before: Run = lambda: None, until: float | None = None) -> tuple[int, str]:
+    """Runs a function in a child process, with the environment variables of this one.
 
     Args:
         run: Function that is run.
@@ -39,34 +52,42 @@ def in_child(run: Run, before: Callable[[], object] = lambda: None, until: float
         The child's exit status (0, that of `SystemExit`, 1 after any other exception, or minus a signal), and what it
         wrote to stderr.
     """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        os.dup2(writing, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-        status = 0
-        try:
-            before()
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stderr.flush()
-        os._exit(status)
-    os.close(writing)
-    killer = threading.Timer(3600 if until is None else until, os.kill, (child, signal.SIGKILL))
+    for name, module in list(sys.modules.items()):
+        # Their names are made by pytest: the child could not import them.
+        if name.startswith("tests."):
+            cloudpickle.register_pickle_by_value(module)
+    reading, writing = SERVER.Pipe(duplex=False)
+    child = SERVER.Process(target=_ran, args=(cloudpickle.dumps((before, run)), dict(os.environ), writing))
+    child.start()
+    writing.close()
+    killer = threading.Timer(3600 if until is None else until, child.kill)
     killer.start()
-    with os.fdopen(reading) as said:
+    with os.fdopen(os.dup(reading.fileno())) as said:
         text = said.read()
     # Its number is not given to another before it is waited for.
     killer.cancel()
     killer.join()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+    child.join()
+    return child.exitcode, text
+
+
+def _ran(task: bytes, environment: dict[str, str], writing: Connection) -> None:
+    os.dup2(writing.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    status = 0
+    try:
+        os.environ.update(environment)
+        for function in cloudpickle.loads(task):
+            function()
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class Steps:
@@ -80,10 +101,11 @@ class Steps:
 
     def __init__(self, at: int | None = None, when: str = "before", notes: Path | None = None) -> None:
         self._at, self._when, self._number = at, when, 0
-        self._notes = None if notes is None else notes.open("a", buffering=1)
+        self._path, self._notes = notes, None
 
     def watch(self) -> None:
         """Puts itself around the functions that write; to be called in the child."""
+        self._notes = None if self._path is None else self._path.open("a", buffering=1)
         self._wherever(full.append, "append", _half_appended)
         self._wherever(safetensors.torch.save_file, "save_file", _half_file)
         torch.save = self._around(torch.save, "torch.save", _half_file)

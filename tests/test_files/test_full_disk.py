@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -29,9 +30,6 @@ from eventful.errors import UserError
 from train.evaluation.plots import write_figure
 from train.pages import replace_figures
 from train.recipe.training import Recipe, Training
-
-# A forked child of a process with many threads may wait for ever for a lock that one of them held.
-pytestmark = pytest.mark.slow
 
 LONG = "x" * 100_000
 
@@ -81,12 +79,15 @@ def test_whoever_writes_says_it_in_one_line(name: str, tmp_path: Path) -> None:
     assert not [path for path in os.listdir(tmp_path) if path.endswith(".tmp")]
 
 
-def test_a_converted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_converted_checkpoint(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(20_000)}, tmp_path / "a.pth")
-    found = SimpleNamespace(state={"a": torch.zeros(20_000)}, layout=SimpleNamespace(name="any"), dropped=[])
-    monkeypatch.setattr("envs.convert.__main__.convert", lambda *_: found)
     out, layouts = tmp_path / "out.safetensors", list[Layout]()
-    run = lambda _: convert_file(tmp_path / "a.pth", out, layouts)  # noqa: E731
+
+    def run(_: object) -> None:
+        found = SimpleNamespace(state={"a": torch.zeros(20_000)}, layout=SimpleNamespace(name="any"), dropped=[])
+        with mock.patch("envs.convert.__main__.convert", lambda *_: found):
+            convert_file(tmp_path / "a.pth", out, layouts)
+
     status, said = in_child(lambda: cli.run("convert", run, []), small_disk(4000))
     assert status == 2 and said == f"convert: error: {out} cannot be written: File too large\n" and not out.exists()
 

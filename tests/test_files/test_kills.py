@@ -24,9 +24,6 @@ from train.evaluate import evaluate
 from train.policy import train
 from train.train_config import TrainConfig
 
-# A forked child of a process with many threads may wait for ever for a lock that one of them held.
-pytestmark = pytest.mark.slow
-
 Make = Callable[[Path], object]
 
 
@@ -36,7 +33,7 @@ def training(folder: Path) -> object:
         oracle=OracleOptions(frames=2), calibration_streams=1, calibration_frames=3, policy_budgets=[0.5],
         budget_min=0.5, budget_max=0.5,
     )  # fmt: skip
-    return train(config, Task())
+    return train(config, Task(frames=4))
 
 
 def evaluation(folder: Path) -> object:
@@ -98,6 +95,13 @@ def ends_the_same(kind: str, at: int, when: str, folder: Path, want: dict[str, o
     assert result(folder) == want, (step, when)
 
 
+def test_children_come_from_a_process_of_a_single_thread() -> None:
+    def threads_of_the_parent() -> None:
+        assert len(os.listdir(f"/proc/{os.getppid()}/task")) == 1
+
+    assert in_child(threads_of_the_parent) == (0, "")
+
+
 PLACED = {
     "training": [
         ("torch.save training.pt.PID.tmp", "middle"),
@@ -129,6 +133,7 @@ def test_a_placed_kill_changes_nothing(whole, tmp_path: Path, kind: str, step: s
     ends_the_same(kind, last, when, tmp_path / "out", want, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_kill_at_any_step_changes_nothing(whole, tmp_path: Path, kind: str) -> None:
     steps, want = whole[kind]
@@ -137,6 +142,7 @@ def test_a_kill_at_any_step_changes_nothing(whole, tmp_path: Path, kind: str) ->
             ends_the_same(kind, at, when, tmp_path / "out", want, step)
 
 
+@pytest.mark.slow
 def test_a_trained_policy_is_replaced_in_one_step(whole, tmp_path: Path) -> None:
     """Between removal and renaming of `policy/` there is nothing: the two change names."""
     folder = tmp_path / "out"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dying import KILLED, in_child
 
 import policies
 from eventful.disk import replaced
@@ -31,8 +32,8 @@ def value_in(folder: Path) -> float:
 
 def dying(steps: int, late: bool, exchanges: bool, folder: Path) -> bool:
     """Replaces a policy in a process that is killed before (or after) its nth step; whether it got so far."""
-    child = os.fork()
-    if child == 0:
+
+    def watch() -> None:
         left = itertools.count(steps, -1)
 
         def watched(function):
@@ -52,9 +53,10 @@ def dying(steps: int, late: bool, exchanges: bool, folder: Path) -> bool:
         for *owner, name in STEPS:
             place = {"os": os, "shutil": shutil}[owner[0]] if owner else replaced
             setattr(place, name, watched(getattr(place, name)))
-        replace_folder(folder, policy(2.0).save_pretrained)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    status, said = in_child(lambda: replace_folder(folder, policy(2.0).save_pretrained), watch)
+    assert status in (0, KILLED), said
+    return status == KILLED
 
 
 @pytest.mark.parametrize("exchanges", [True, False])

@@ -21,6 +21,7 @@ from eventful.errors import UserError, VideoError
 from eventful.infer import prepare, run_frames
 from eventful.infer.compare import Comparison
 from eventful.live.reconnect import ReconnectingReader, reconnecting
+from eventful.video import opening
 from eventful.video.frames import Frame, FrameReader, Tubelet, in_tubelets
 from eventful.video.reader import read_frames
 
@@ -158,3 +159,48 @@ def test_a_server_that_is_stopped_and_started() -> None:
         server.kill()
     assert abs(values[0] - 60) < 8 and abs(values[-1] - 200) < 8
     assert reader.reconnections >= 1 and reader.cuts == reader.reconnections
+
+
+SILENT = """
+import sys, time, av, numpy as np
+value = 60
+while True:
+    try:
+        with av.open(sys.argv[1], "w", format="mpegts") as sender:
+            stream = sender.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
+            for _ in range(100):
+                picture = np.full((48, 64, 3), value, np.uint8)
+                sender.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                time.sleep(0.02)
+            time.sleep(4)
+        value = 200
+    except OSError:
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+def test_a_camera_that_stalls(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its connection and sends nothing, or there is none to keep."""
+    monkeypatch.setattr(opening, "STREAM_TIMEOUT_S", 1.0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"{scheme}://127.0.0.1:{probe.getsockname()[1]}"
+    listens = f"{address}?listen=1" if scheme == "tcp" else address
+    with subprocess.Popen([sys.executable, "-c", SILENT, listens]) as sender:
+        first, deadline = None, time.monotonic() + 60
+        while first is None and time.monotonic() < deadline:
+            try:
+                first = read_frames(address)
+            except VideoError:
+                time.sleep(0.05)
+        assert first is not None and first.live
+        reader = ReconnectingReader(first, lambda: read_frames(address), patience=30, first_wait=0.1)
+        last = 0.0
+        for frame in reader:
+            last = float(frame.mean())
+            if last > 150:
+                break
+        sender.kill()
+    assert abs(last - 200) < 8 and reader.reconnections >= 1

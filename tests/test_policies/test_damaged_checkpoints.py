@@ -1,7 +1,10 @@
 """Policy checkpoints are read strictly: what is not exactly what was saved ends with one line, allocating nothing."""
 
 import json
+import logging
 import math
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -155,6 +158,29 @@ def test_torn_tensors_are_refused(folder: Path) -> None:
 def test_a_checkpoint_that_stands_aside_for_another_is_found(folder: Path) -> None:
     folder.rename(set_aside(folder))
     assert policies.load(folder).gates == 1
+
+
+class Looking(TrainablePolicy):
+    """Notes where its process speaks while it is made."""
+
+    seen: tuple = ()
+
+    def __init__(self, gates, dim, granularity="frame", **settings):
+        super().__init__(gates, dim, granularity, **settings)
+        Looking.seen = (sys.stdout, sys.stderr, logging.root.handlers[:], logging.root.level, warnings.showwarning)
+
+    def residual(self, observation, relative_BN, budget_B):
+        return observation.input_BND.mean(-1)
+
+    def residual_macs(self, layout):
+        return 0.0
+
+
+def test_loading_leaves_what_other_threads_speak_to(tmp_path: Path) -> None:
+    Looking(1, 8).save_pretrained(tmp_path)
+    now = (sys.stdout, sys.stderr, logging.root.handlers[:], logging.root.level, warnings.showwarning)
+    policies.load(tmp_path, Looking)
+    assert Looking.seen == now
 
 
 class Tied(TrainablePolicy):

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,36 @@ def test_what_was_written_plays_whatever_ends_the_process(name: str, code: int, 
     process.send_signal(signal.Signals[f"SIG{name}"])
     assert process.wait() == code
     process.stdout.close()
+    # A killed process takes what the encoder holds with it, and a fragment.
+    assert frames_in(path) >= 60 if name == "KILL" else frames_in(path) == 150
+
+
+def frames_in(path: Path) -> int:
+    """How many frames can be read, whatever comes after them."""
     count = 0
     with contextlib.suppress(VideoError):
         for _ in read_frames(path):
             count += 1
-    # A killed process takes what the encoder holds with it, and a fragment.
-    assert count >= 60 if name == "KILL" else count == 150
+    return count
+
+
+@pytest.mark.parametrize("names", [("INT", "INT"), ("TERM", "TERM"), ("INT", "TERM", "HUP")])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_what_was_written_plays_if_one_does_not_wait_for_the_end(
+    names: tuple[str, ...], suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_RUN, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=_heed_signals,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "written\n"
+    for name in names:
+        process.send_signal(signal.Signals[f"SIG{name}"])
+        time.sleep(0.01)
+    assert process.wait() != 0
+    process.stdout.close()
+    assert frames_in(path) >= 60

@@ -8,6 +8,7 @@ Shape suffixes: T frames, G gates, N tokens; H height and W width of a picture.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -79,8 +80,17 @@ class TensorBoardWriter:
 
     def __init__(self, folder: Path, step: int, settings: Mapping[str, str], budgets: Sequence[float]) -> None:
         self.folder = folder
+        before, self._hook = set(threading.enumerate()), threading.excepthook
         with written(folder):
             self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        threads = set(threading.enumerate()) - before
+
+        def hook(args: threading.ExceptHookArgs) -> None:
+            # Theirs are raised by the methods.
+            if args.thread not in threads:
+                self._hook(args)
+
+        threading.excepthook = hook
         self._begin(settings, budgets)
 
     @_to_disk
@@ -140,8 +150,11 @@ class TensorBoardWriter:
     @_to_disk
     def close(self) -> None:
         """Notes that the run is over, and flushes everything to disk."""
-        self._summary(self._end)
-        self._writer.close()
+        try:
+            self._summary(self._end)
+            self._writer.close()
+        finally:
+            threading.excepthook = self._hook
 
     def _summary(self, summary: Any) -> None:
         self._writer._get_file_writer().add_summary(summary)
