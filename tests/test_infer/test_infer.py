@@ -231,6 +231,9 @@ def test_mistakes_in_arguments(
         ([video, "--policy", tmp_path], f"{tmp_path} has no config.json"),
         ([video, "--heuristic", "top-r:40"], "does not say which task it was trained for: give --task NAME"),
         ([video, "--heuristic", "top-r:x"], "top-r:x"),
+        ([video, "--heuristic", "threshold:nan", "--task", "distill"], "threshold:nan"),
+        ([video, "--heuristic", "threshold:inf", "--task", "distill"], "threshold:inf"),
+        ([video, "--heuristic", "top-r:-1", "--task", "distill"], "top-r:-1"),
         ([video, "--heuristic", "top"], "there is no heuristic 'top'; there are top-r:N"),
         ([video, "--heuristic", "all", "--task", "distill"], "task distill needs model"),
     ]
