@@ -268,8 +268,8 @@ def report(held: bool) -> bool:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--churn-modes", nargs="+", choices=MODES, default=["frame", "gate/exact", "gate/paper"])
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES))
+    parser.add_argument("--churn-modes", nargs="*", choices=MODES, default=["frame", "gate/exact", "gate/paper"])
     parser.add_argument("--frames", type=int, default=100_000, help="of one stream, in each mode")
     parser.add_argument("--churn", type=int, default=20_000, help="of streams that join and leave, in each mode")
     parser.add_argument("--service", type=int, default=30_000, help="through the runner of eventful-infer")
