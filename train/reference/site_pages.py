@@ -21,6 +21,7 @@ ELSEWHERE = {
     "envs/doom/weights/README.md": "cards/detector.md",
     "envs/doom/weights/policy/README.md": "cards/policy.md",
     "envs/doom/weights/verbs/README.md": "cards/verbs.md",
+    "envs/doom/weights/vitdet/README.md": "cards/vitdet.md",
 }
 """Pages by their place in the repository, and in the site."""
 
