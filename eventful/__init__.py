@@ -5,9 +5,11 @@
 ...     out = model(frame)
 """
 
-# ruff: noqa: E402 (the check comes before everything that needs what it is about)
+# ruff: noqa: E402 (both come before everything that takes long, or needs what the check is about)
 from eventful.checks.shadowing import refuse_shadows
+from eventful.console import loading
 
+loading.end_in_one_line()
 refuse_shadows("policies")
 
 from eventful.errors import EventfulError, StreamError, UnsupportedModel

@@ -19,12 +19,13 @@ from typing import NoReturn
 
 import torch
 
+from eventful.console import loading
+from eventful.console.loading import EXIT_INTERRUPTED
 from eventful.console.options import split_common, versions
 from eventful.console.output import quiet
 from eventful.errors import EventfulError, UserError
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 EXIT_BY_SIGNAL = 128
 
 
@@ -41,6 +42,7 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
             number of the signal after SIGTERM or SIGHUP.
     """
     _terminate_cleanly()
+    loading.stop()
     arguments, is_quiet, asks_version = split_common(sys.argv[1:] if argv is None else argv)
     try:
         if asks_version:

@@ -157,7 +157,7 @@ def _decode(frames: Iterable[Tensor], path: Path) -> None:
     try:
         with os.fdopen(handle, "wb", buffering=0) as file:
             for frame_HWC in frames:
-                pixels = memoryview(frame_HWC.contiguous().numpy()).cast("B")
+                pixels = frame_HWC.contiguous().numpy().data.cast("B")
                 with written(path):
                     while pixels:
                         pixels = pixels[file.write(pixels) :]
