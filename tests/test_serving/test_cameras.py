@@ -149,14 +149,18 @@ def test_frames_come_from_any_thread_and_none_is_lost() -> None:
             if k % 13 == 12:
                 server.leave(name)
 
-    threads = [threading.Thread(target=camera, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    served = 0
-    for _ in server.serve_until(stopped):
-        served += 1
-        if not any(thread.is_alive() for thread in threads) and not server.waiting:
-            stopped.set()
+    def all_cameras() -> None:
+        threads = [threading.Thread(target=camera, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stopped.set()
+
+    threading.Thread(target=all_cameras).start()
+    served = sum(1 for _ in server.serve_until(stopped))
+    while server.waiting:
+        served += len(server.serve())
     counts = server.counts
     assert counts.received == 160 and counts.served == served and served + counts.dropped == 160
 
