@@ -6,6 +6,8 @@ exceeds h. `Random`, `Periodic`, `All` and `Nothing` mark the ends of the scale.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from policies.protocol import GateObservation, Policy, Selection
@@ -58,12 +60,12 @@ class Threshold(Policy):
         h: Threshold on the L2 norm of the error, in the units of the tokens at the gate.
 
     Raises:
-        ValueError: If h is negative.
+        ValueError: If h is negative, infinite or NaN.
     """
 
     def __init__(self, h: float) -> None:
-        if h < 0:
-            raise ValueError(f"h must be at least 0, got {h}")
+        if not 0 <= h < math.inf:
+            raise ValueError(f"h must be a number from 0, got {h}")
         self.h = h
 
     def select(self, observation: GateObservation) -> Selection:

@@ -67,12 +67,13 @@ def test_an_error_comes_after_the_frames_before_it() -> None:
 
 
 def test_whoever_stops_early_stops_the_reading() -> None:
-    source = Counting(10_000)
+    source, before = Counting(10_000), set(threading.enumerate())
     frames = ReadAhead(source).timed()
     next(frames)
+    assert "read ahead" in {thread.name for thread in set(threading.enumerate()) - before}
     frames.close()  # type: ignore[attr-defined]
     assert source.closed and source.given <= AHEAD + 3
-    assert "read ahead" not in {thread.name for thread in threading.enumerate()}
+    assert not set(threading.enumerate()) - before
 
 
 def test_live_sources_are_read_as_they_come() -> None:
