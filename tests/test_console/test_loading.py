@@ -9,6 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# What a shell starts in the background ignores interrupts, and so does all that it starts itself.
+AS_FROM_A_TERMINAL = (
+    "import os, signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+)
+
 INTERRUPTED = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
 
 
@@ -16,9 +23,8 @@ def run(folder, *argv):
     """Runs Python with a torch whose import is interrupted."""
     (folder / "torch.py").write_text(INTERRUPTED)
     path = os.pathsep.join([str(folder), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, *argv], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", AS_FROM_A_TERMINAL, *argv]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("module", ["eventful.infer", "train.report", "envs.convert"])
