@@ -167,15 +167,12 @@ def churn(mode: str, frames: int) -> bool:
             ages_equal = ages_equal and torch.equal(ages_BGN[i], guest.alone.ages()[0])
         if t % EVERY == 0:
             memory.look()
-    # oneDNN keeps kernels for every number of rows that it has seen, until its cache of a thousand is full.
-    settled = memory.growth(len(memory.seen) // 2)
     print(f"{mode}: {frames} frames of up to {largest} streams, {joined} joined, {left} left, {memory}")
-    print(f"  growth in the second half {settled:+.2%}")
     print(
         f"  every frame of every stream, against the stream alone: at most {worst:.1e}; ages equal: {ages_equal}",
         flush=True,
     )
-    return report(settled < GROWTH and worst < FRESH and ages_equal)
+    return report(memory.growth() < GROWTH and worst < FRESH and ages_equal)
 
 
 def join(model: eventful.EventfulModel, guests: list[Guest], by_copy: bool) -> None:
