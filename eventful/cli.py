@@ -20,7 +20,6 @@ from typing import NoReturn
 import torch
 
 from eventful.console import loading
-from eventful.console.loading import EXIT_INTERRUPTED
 from eventful.console.options import split_common, versions
 from eventful.console.output import quiet
 from eventful.errors import EventfulError, UserError
@@ -59,7 +58,7 @@ def run(command: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(loading.EXIT_INTERRUPTED)
     sys.exit(0)
 
 

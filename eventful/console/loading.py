@@ -43,6 +43,6 @@ def _command() -> str:
     if name.startswith("eventful-"):
         return name
     # While packages are imported for `python -m MODULE`, its name stands nowhere else.
-    before, _, after = "\0".join(sys.orig_argv).partition("\0-m\0")
-    module = after.split("\0")[0]
-    return module if name == "-m" and before and module.split(".")[0] in PACKAGES else ""
+    given = sys.orig_argv
+    module = given[given.index("-m") + 1] if name == "-m" and "-m" in given[:-1] else ""
+    return module if module.split(".")[0] in PACKAGES else ""

@@ -137,20 +137,25 @@ for value in (60, 60, 200, 200, 200, 200):
 """
 
 
+def connected(address: str) -> ReconnectingReader:
+    """A reader of a server that may still be starting."""
+    first, deadline = None, time.monotonic() + 60
+    while first is None and time.monotonic() < deadline:
+        try:
+            first = read_frames(address)
+        except VideoError:
+            time.sleep(0.05)
+    assert first is not None and first.live
+    return ReconnectingReader(first, lambda: read_frames(address), patience=30, first_wait=0.1)
+
+
 def test_a_server_that_is_stopped_and_started() -> None:
     """MPEG-TS over TCP, by FFmpeg on both ends; between two connections nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     with subprocess.Popen([sys.executable, "-c", SERVER, address]) as server:
-        first, deadline = None, time.monotonic() + 60
-        while first is None and time.monotonic() < deadline:
-            try:
-                first = read_frames(address)
-            except VideoError:
-                time.sleep(0.05)
-        assert first is not None and first.live
-        reader = ReconnectingReader(first, lambda: read_frames(address), patience=30, first_wait=0.1)
+        reader = connected(address)
         values = []
         for frame in reader:
             values.append(float(frame.mean()))
@@ -189,14 +194,7 @@ def test_a_camera_that_stalls(scheme: str, monkeypatch: pytest.MonkeyPatch) -> N
         address = f"{scheme}://127.0.0.1:{probe.getsockname()[1]}"
     listens = f"{address}?listen=1" if scheme == "tcp" else address
     with subprocess.Popen([sys.executable, "-c", SILENT, listens]) as sender:
-        first, deadline = None, time.monotonic() + 60
-        while first is None and time.monotonic() < deadline:
-            try:
-                first = read_frames(address)
-            except VideoError:
-                time.sleep(0.05)
-        assert first is not None and first.live
-        reader = ReconnectingReader(first, lambda: read_frames(address), patience=30, first_wait=0.1)
+        reader = connected(address)
         last = 0.0
         for frame in reader:
             last = float(frame.mean())

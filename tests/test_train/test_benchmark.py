@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eventful.errors import UserError
-from train.bench.case import MODES, Setting, synthetic
+from train.bench.case import MODES, VITDET, Setting, synthetic
 from train.bench.dense import WAYS, race
 from train.bench.earlier import fallen, read_earlier
 from train.bench.memory import peak_bytes, state_bytes
@@ -77,6 +77,14 @@ def test_a_case_may_name_a_share_of_the_tokens_and_sizes_race_once(tmp_path: Pat
     text = report.to_markdown()
     assert "The dense model, the fastest in bold" in text and "Least speed-up of frame" in text
     assert (tmp_path / "speedups.png").stat().st_size > 10_000
+
+
+def test_the_papers_detection_backbone_is_a_model_like_timms(tmp_path: Path) -> None:
+    changes = {"model": VITDET, "model_options": {}, "modes": ["frame"], "dense": ["onednn"], "cases": ["64/100%"]}
+    (row,) = benchmark(tiny(tmp_path, repeats=1, **changes)).rows
+    assert row.r == 16 and row.timing is not None and abs(row.timing.distance) < 1e-6
+    with pytest.raises(UserError, match=r"model=vitdet_b at 64 pixels: .*depth"):
+        benchmark(tiny(tmp_path, model=VITDET, model_options={"depth": 2}))
 
 
 def test_speedups_are_compared_with_those_of_an_earlier_run(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from train.vitdet import train as vitdet
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ["canvas=64", "proposals=4", f"architecture={json.dumps(TINY | {'channels': 16, 'hidden': 32})}"]
+CALIBRATION = ["calibration_streams=2", "calibration_frames=3"]
+FEW = ["oracle.frames=4", "policy_budgets=[0.5]", "budget_min=0.5", "budget_max=0.6", *CALIBRATION]
 
 
 def run(command, *argv):
@@ -27,6 +29,12 @@ def run(command, *argv):
         with pytest.raises(SystemExit) as end:
             command()
     return end.value.code
+
+
+def evaluated(out, *options):
+    measured = [f"policy={out / 'policy'}", "policies=[Learned,TopR]", "budgets=[0.5]", "bootstrap=5", *CALIBRATION]
+    left_out = ["plots=false", "latency=false", f"out={out / 'evaluation'}"]
+    return run(evaluate.main, CONFIGS / "evaluate.yaml", *measured, *left_out, *options)
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -50,13 +58,9 @@ def test_a_detector_and_a_policy_for_doom(tmp_path, capsys):
     weights = out / "vitdet.safetensors"
     assert facts_of(weights).classes == list(CLASSES.names) and "| test | 8 |" in (out / "README.md").read_text()
 
-    few = ["oracle.frames=4", "policy_budgets=[0.5]", "budget_min=0.5", "budget_max=0.6", "calibration_streams=2"]
-    few += ["calibration_frames=3"]
-    options = [f"weights={weights}", f"task_options.root={root}", *few, f"out={out}"]
+    options = [f"weights={weights}", f"task_options.root={root}", *FEW, f"out={out}"]
     assert run(policy.main, CONFIGS / "vid_doom.yaml", *options) == 0, capsys.readouterr().err
-    measured = [f"policy={out / 'policy'}", "policies=[Learned,TopR]", "budgets=[0.5]", "bootstrap=5", "plots=false"]
-    measured += ["calibration_frames=3", "calibration_streams=2", "latency=false", f"out={out / 'evaluation'}"]
-    assert run(evaluate.main, CONFIGS / "evaluate.yaml", *measured) == 0, capsys.readouterr().err
+    assert evaluated(out) == 0, capsys.readouterr().err
     assert "mAP50" in (out / "evaluation/table.md").read_text()
     frames = root / "Data/VID/test/test-6"
     (first, *_) = eventful.infer.run(frames, out / "policy", "vid", {"weights": str(weights)}, max_frames=2)
@@ -69,12 +73,8 @@ def test_a_policy_for_the_published_detector(estimator, tmp_path, capsys):
     for split, seeds in {"train": (2, 3), "val": (4, 5)}.items():
         write_official(root, split, [squares(f"{split}-{seed}", seed, frames=4) for seed in seeds], VID_CLASSES)
     small = ["task_options.canvas=64", "task_options.proposals=4", f"task_options.architecture={json.dumps(TINY)}"]
-    small += ["task_options.frame_size=[80,128]", "oracle.frames=4", "window=2", "steps=1", "policy_budgets=[0.5]"]
-    small += ["budget_min=0.5", "budget_max=0.6", "calibration_streams=2", "calibration_frames=3"]
-    options = [f"task_options.root={root}", f"estimator={estimator}", *small, f"out={out}"]
+    small += ["task_options.frame_size=[80,128]", "window=2", "steps=1"]
+    options = [f"task_options.root={root}", f"estimator={estimator}", *small, *FEW, f"out={out}"]
     assert run(policy.main, CONFIGS / "vid_policy.yaml", *options) == 0, capsys.readouterr().err
-    measured = [f"policy={out / 'policy'}", "policies=[Learned,TopR]", "budgets=[0.5]", "bootstrap=5", "plots=false"]
-    measured += ["calibration_frames=3", "calibration_streams=2", "latency=false", f"out={out / 'evaluation'}"]
-    options = ["task_options.frame_size=null", "max_clips=null"]
-    assert run(evaluate.main, CONFIGS / "evaluate.yaml", *measured, *options) == 0, capsys.readouterr().err
+    assert evaluated(out, "task_options.frame_size=null", "max_clips=null") == 0, capsys.readouterr().err
     assert "mAP50" in (out / "evaluation/table.md").read_text()

@@ -63,8 +63,9 @@ class Setting:
         try:
             with torch.device(device or self.device):
                 if self.model == VITDET:
-                    return vitdet_b(self.size, **self.model_options).to(self.dtype).eval()
-                vit = timm.create_model(self.model, img_size=self.size, num_classes=0, **self.model_options)
+                    vit: nn.Module = vitdet_b(self.size, **self.model_options)
+                else:
+                    vit = timm.create_model(self.model, img_size=self.size, num_classes=0, **self.model_options)
         except (RuntimeError, TypeError, AssertionError) as error:
             raise UserError(f"model={self.model} at {self.size} pixels: {error}") from error
         return vit.to(self.dtype).eval()
