@@ -41,7 +41,12 @@ class BudgetedPolicy(Policy):
         Raises:
             ValueError: If there is neither one budget nor one for each stream.
         """
-        budget_B = torch.as_tensor(self.budget, dtype=torch.float32, device=observation.input_BND.device).reshape(-1)
+        device, budget = observation.input_BND.device, self.budget
+        if isinstance(budget, Tensor):
+            budget_B = budget.to(device, torch.float32).reshape(-1)
+        else:
+            # Filled in on the device: a copy from the host cannot be part of a CUDA graph.
+            budget_B = torch.full((1,), budget, device=device)
         if budget_B.numel() not in (1, observation.streams):
             raise ValueError(f"budget has {budget_B.numel()} entries for {observation.streams} streams")
         return budget_B.expand(observation.streams)

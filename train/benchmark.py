@@ -27,7 +27,7 @@ from eventful.devices import device_named, dtype_named
 from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.linear.onednn import available, by_onednn
-from train.bench.case import MODES, Setting, from_video, synthetic
+from train.bench.case import GRAPH, MODES, Setting, from_video, synthetic
 from train.bench.dense import WAYS
 from train.bench.earlier import Earlier, fallen, read_earlier
 from train.bench.memory import available_bytes, peak_bytes, state_bytes
@@ -79,7 +79,7 @@ class BenchmarkConfig:
     model: str = "vit_base_patch16_224"
     model_options: dict[str, Any] = field(default_factory=dict)
     cases: list[str] = field(default_factory=lambda: ["672/256", "672/128", "1024/512"])
-    modes: list[str] = field(default_factory=lambda: list(MODES))
+    modes: list[str] = field(default_factory=lambda: [mode for mode in MODES if not mode.endswith(GRAPH)])
     dense: list[str] = field(default_factory=lambda: list(WAYS))
     repeats: int = setting(15, "[2, 1e5]")
     warmup: int = setting(2, "[0, 1e5]")

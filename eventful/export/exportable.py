@@ -32,27 +32,27 @@ def refuse_what_varies(model: EventfulModel, frame: Tensor) -> list[StreamState]
     options = model.options
     if options.granularity == "gate" and options.attention == "exact":
         raise UserError(
-            'attention="exact" computes as many rows afresh as need it, which differs from frame to frame; to export, '
-            'wrap with attention="recompute" or "paper", or with granularity="frame"'
+            'attention="exact" computes as many rows afresh as need it, which differs from frame to frame; for fixed '
+            'shapes, wrap with attention="recompute" or "paper", or with granularity="frame"'
         )
     fixed = all(block.attention.fixed_shapes for block in model.backbone.blocks(model.layout(frame).grid))
     if options.granularity == "frame" and not fixed:
         raise UserError(
             "attention in windows is computed for those windows that hold a selected token, and their number differs "
-            'from frame to frame; to export, wrap with granularity="gate", attention="recompute"'
+            'from frame to frame; for fixed shapes, wrap with granularity="gate", attention="recompute"'
         )
     if options.scene_cut is not None:
         raise UserError(
-            "scene_cut decides at each frame whether it is a flush; to export, wrap without it, and run the program of "
-            "the flush where the picture is cut"
+            "scene_cut decides at each frame whether it is a flush; for fixed shapes, wrap without it, and flush "
+            "where the picture is cut"
         )
     if options.motion_compensation:
         raise UserError(
             "motion_compensation moves the state by as much as the picture has moved, which differs from frame to "
-            "frame; to export, wrap without it"
+            "frame; for fixed shapes, wrap without it"
         )
     if options.compile is not None:
-        raise UserError("layers that torch.compile has made cannot be exported; to export, wrap without compile")
+        raise UserError("layers that torch.compile has made cannot be exported; for fixed shapes, wrap without compile")
     seen: list[Selection] = []
 
     def noting(observation: GateObservation) -> Selection:
@@ -66,14 +66,12 @@ def refuse_what_varies(model: EventfulModel, frame: Tensor) -> list[StreamState]
         states.append(model.step_with_features(moved(frame, k), before, noting)[2])
     if not all(selection.ranked for selection in seen):
         raise UserError(
-            f"policy {model.policy.name} selects as many tokens as it sees fit, and a program has fixed shapes; to "
-            "export, take one that selects the r best: TopR, TopFraction, SaliencyTopR, or a trained policy with one "
+            f"policy {model.policy.name} selects as many tokens as it sees fit, and shapes are fixed here; "
+            "take one that selects the r best: TopR, TopFraction, SaliencyTopR, or a trained policy with one "
             'budget and select_by="top"'
         )
     if states[1].memory.keys() != states[0].memory.keys():
-        raise UserError(
-            f"policy {model.policy.name} remembers more from frame to frame, and a program has a fixed state"
-        )
+        raise UserError(f"policy {model.policy.name} remembers more from frame to frame, and the state is fixed here")
     return states
 
 

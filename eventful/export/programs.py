@@ -9,7 +9,7 @@ in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,13 @@ def export_model(model: EventfulModel, frame: Tensor) -> Exported:
     plan = dataclasses.replace(plan, blocks=model.backbone.blocks(plan.layout.grid))
     flush = _traced(_Flush(model, plan), frame)
     # After a flush, two entries may be one tensor, and the tracer would take them for one ever after.
-    example = {path: tensor.clone() for path, tensor in _handed_on(model, states[0]).items()}
-    step = _traced(_Step(model, plan, states[0]), frame, example)
+    example = {path: tensor.clone() for path, tensor in handed_on(model, states[0]).items()}
+    step = _traced(Step(model, plan, states[0]), frame, example)
     macs = states[-1].macs
     if macs is None:
         raise RuntimeError("the model has reported nothing about a frame")
     exported = Exported(flush, step, float(macs.share[0]))
-    _compare(model, exported, frame)
+    compare(model, frame, _player(exported))
     return exported
 
 
@@ -142,7 +142,7 @@ class _Program(nn.Module):
         outputs = backbone.head(features)
         if model.saliency is not None:
             look(after, outputs, model.saliency, plan.layout)
-        return outputs, _handed_on(model, after)
+        return outputs, handed_on(model, after)
 
 
 class _Flush(_Program):
@@ -152,7 +152,7 @@ class _Flush(_Program):
         return self._run(frame, fresh_state(frame, len(self._plan.blocks), 0, None), flush=True)
 
 
-class _Step(_Program):
+class Step(_Program):
     """(frame, state) to (outputs, state)."""
 
     def __init__(self, model: EventfulModel, plan: FramePlan, like: StreamState) -> None:
@@ -160,9 +160,13 @@ class _Step(_Program):
         self._like = [_bare(model, like)]
 
     def forward(self, frame: Tensor, state: Tensors) -> tuple[Any, Tensors]:
+        """A step that leaves the given state as it is."""
         # Packed rows are written in place; what the caller holds must not change.
-        tensors = {path: tensor.clone() for path, tensor in state.items()}
-        tensors["flush_B"] = torch.zeros(frame.shape[0], dtype=torch.bool, device=frame.device)
+        return self.edit(frame, {path: tensor.clone() for path, tensor in state.items()})
+
+    def edit(self, frame: Tensor, state: Tensors) -> tuple[Any, Tensors]:
+        """The same, writing to the tensors of the state; what comes out may share memory with them."""
+        tensors = state | {"flush_B": torch.zeros(frame.shape[0], dtype=torch.bool, device=frame.device)}
         return self._run(frame, self._like[0].with_tensors(tensors), flush=False)
 
 
@@ -172,7 +176,7 @@ def _bare(model: EventfulModel, state: StreamState) -> StreamState:
     return dataclasses.replace(state.counted_from_now(), macs=None, flushed_B=flushed_B)
 
 
-def _handed_on(model: EventfulModel, state: StreamState) -> Tensors:
+def handed_on(model: EventfulModel, state: StreamState) -> Tensors:
     """The tensors that a program gives and the next one takes: whether it is a flush is said by which program it is."""
     return {path: tensor for path, tensor in _bare(model, state).named_tensors().items() if path != "flush_B"}
 
@@ -192,14 +196,35 @@ def _last_line(error: BaseException) -> str:
     return one_line(error)
 
 
-def _compare(model: EventfulModel, exported: Exported, frame: Tensor) -> None:
-    flush, step = exported.flush.module(), exported.step.module()
-    state, tensors = None, None
+def compare(model: EventfulModel, frame: Tensor, run: Callable[[Tensor], Any]) -> None:
+    """Runs a flush and two steps beside the model.
+
+    Args:
+        model: Made by `eventful.wrap`.
+        frame: (B, 3, H, W).
+        run: Frame to outputs, frame after frame.
+
+    Raises:
+        UserError: If outputs differ by more than rounding.
+    """
+    state = None
     for k in range(1 + STEPS):
         picture = moved(frame, k)
         _, outputs, state = model.step_with_features(picture, state, model.policy.select)
-        found, tensors = flush(picture) if tensors is None else step(picture, tensors)
-        _refuse_difference(pytree.tree_leaves(found), pytree.tree_leaves(outputs), "flush" if k == 0 else "step")
+        found = pytree.tree_leaves(run(picture))
+        _refuse_difference(found, pytree.tree_leaves(outputs), "flush" if k == 0 else "step")
+
+
+def _player(exported: Exported) -> Callable[[Tensor], Any]:
+    flush, step = exported.flush.module(), exported.step.module()
+    state: Tensors | None = None
+
+    def run(frame: Tensor) -> Any:
+        nonlocal state
+        outputs, state = flush(frame) if state is None else step(frame, state)
+        return outputs
+
+    return run
 
 
 def _refuse_difference(found: Iterable[Any], expected: Iterable[Any], which: str) -> None:
@@ -211,6 +236,6 @@ def _refuse_difference(found: Iterable[Any], expected: Iterable[Any], which: str
         difference = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
         if not difference <= max(TOLERANCE, ROUNDING * precision):
             raise UserError(
-                f"the exported {which} gives other outputs than the model, by {difference:.1e} of the largest; a "
-                "policy that draws random numbers, for one, cannot be exported"
+                f"a {which} of fixed shapes gives other outputs than the model, by {difference:.1e} of the largest; a "
+                "policy that draws random numbers, for one, does"
             )

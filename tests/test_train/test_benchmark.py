@@ -32,7 +32,7 @@ def tiny(out: Path, **changes: object) -> BenchmarkConfig:
 
 
 def test_report_has_a_row_for_each_mode_and_its_state_is_the_predicted_one(tmp_path: Path) -> None:
-    report = benchmark(tiny(tmp_path, profile=["dense", "gate/exact"]))
+    report = benchmark(tiny(tmp_path, modes=[*MODES], profile=["dense", "gate/exact"]))
     assert [row.mode for row in report.rows] == [*MODES]
     for row in report.rows:
         assert row.timing is not None and row.timing.macs > 1

@@ -28,8 +28,13 @@ MODES: dict[str, dict[str, Any]] = {
     "gate/paper": {"attention": "paper"},
     "gate/recompute": {"attention": "recompute"},
     "frame": {"granularity": "frame"},
+    "gate/recompute/graph": {"attention": "recompute"},
+    "frame/graph": {"granularity": "frame"},
 }
-"""Options of `eventful.wrap` for each mode of the benchmark."""
+"""Options of `eventful.wrap` for each mode of the benchmark; frames of `MODE/graph` are a `GraphedStream`'s."""
+
+GRAPH = "/graph"
+"""How the names of these end."""
 
 VITDET = "vitdet_b"
 """Name of the paper's detection backbone, `eventful.families.vitdet.vitdet_b`, which timm does not have."""
