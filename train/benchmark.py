@@ -34,7 +34,8 @@ from train.bench.memory import available_bytes, peak_bytes, state_bytes
 from train.bench.op_profile import profile_frames
 from train.bench.paper_column import check_accounting
 from train.bench.picture import plot_speedups
-from train.bench.report import Report, Row, checks_failed
+from train.bench.report import Report, checks_failed
+from train.bench.row import Row
 from train.bench.run import time_case
 from train.config import load_config
 
@@ -157,12 +158,16 @@ def _time_modes(config: BenchmarkConfig, setting: Setting, report: Report) -> No
     frames = _frames(config, setting)
     timings, found = time_case(setting, fitting, config.dense, frames, config.warmup, config.repeats, known)
     report.dense += found
-    threads = torch.get_num_threads()
+    threads, tokens = torch.get_num_threads(), setting.tokens()
     if config.memory and setting.size not in report.dense_peaks:
         report.dense_peaks[setting.size] = peak_bytes(setting, "dense", threads)
     for mode in config.modes:
-        peak = peak_bytes(setting, mode, threads) if config.memory and mode in fitting else None
-        row = Row(setting.size, setting.r, mode, states[mode], timings.get(mode), peak, reasons.get(mode, ""))
+        peak = (
+            peak_bytes(setting, mode, threads)
+            if config.memory and mode in fitting and not mode.endswith(GRAPH)
+            else None
+        )
+        row = Row(setting.size, tokens, setting.r, mode, states[mode], timings.get(mode), peak, reasons.get(mode, ""))
         report.rows.append(row)
 
 
@@ -198,7 +203,7 @@ def _check(config: BenchmarkConfig) -> None:
             raise UserError(f"accounting needs a number of tokens, SIZE/R, got {case!r}")
     for name, values, known in (
         ("modes", config.modes, [*MODES]),
-        ("profile", config.profile, ["dense", *MODES]),
+        ("profile", config.profile, ["dense", *(mode for mode in MODES if not mode.endswith(GRAPH))]),
         ("dense", config.dense, [*WAYS]),
     ):
         for value in values:

@@ -14,8 +14,14 @@ from train.bench.case import MODES, VITDET, Setting, synthetic
 from train.bench.dense import WAYS, race
 from train.bench.earlier import fallen, read_earlier
 from train.bench.memory import peak_bytes, state_bytes
+from train.bench.op_profile import FrameProfile, OpTime
 from train.bench.paper_column import check_accounting
-from train.bench.report import accounting_table
+from train.bench.parts import by_part, part_of
+from train.bench.picture import COLOURS
+from train.bench.report import Report, accounting_table
+from train.bench.row import Row
+from train.bench.run import Timing
+from train.bench.slopes import slopes
 from train.benchmark import BenchmarkConfig, benchmark
 from train.config import load_config
 
@@ -42,6 +48,47 @@ def test_report_has_a_row_for_each_mode_and_its_state_is_the_predicted_one(tmp_p
     assert len(written["rows"]) == len(MODES)
     text = (tmp_path / "benchmark.md").read_text()
     assert "gate/paper" in text and "## Profile: 64 px, r=4, gate/exact" in text
+    assert "## Time by part" in text and set(written["parts"]) == {"64 px, r=4, dense", "64 px, r=4, gate/exact"}
+
+
+def test_times_grow_by_a_line_over_selected_and_a_power_of_all_tokens() -> None:
+    def row(size: int, r: int, ms: float) -> Row:
+        tokens = (size // 16) ** 2 + 1
+        dense = 0.002 * tokens**1.5
+        timing = Timing((ms,) * 3, (dense,) * 3, (dense / ms,) * 3, 2.0, 2.0, {}, 0, 0.0)
+        return Row(size, tokens, r, "frame", 0, timing)
+
+    rows = [row(224, r, 5 + 0.25 * r) for r in (10, 20, 80)] + [row(448, 10, 60.0), row(448, 20, 61.0)]
+    found = {(slope.mode, slope.over, slope.fixed): slope for slope in slopes(rows)}
+    assert set(found) == {("frame", "M", 224), ("frame", "N", 10), ("frame", "N", 20), ("dense", "N", 0)}
+    line, power = found["frame", "M", 224], found["dense", "N", 0]
+    assert (line.points, line.start, line.slope) == (3, pytest.approx(5), pytest.approx(0.25))
+    assert power.slope == pytest.approx(1.5) and power.start == pytest.approx(0.002 * 1000**1.5)
+    text = Report({}, rows=rows).to_markdown()
+    assert "| frame | 224 px | 3     | 5.0 + 0.250 M" in text and "(N / 1000)^1.50" in text
+
+
+def test_operations_belong_to_parts() -> None:
+    ops = {
+        "_scaled_dot_product_flash_attention_for_cpu": "attention",
+        "addmm": "linear layers",
+        "_linear_pointwise": "linear layers",
+        "index_copy_": "rows read and written",
+        "native_layer_norm": "layer norms, activations, sums",
+        "linalg_vector_norm": "error norms",
+        "topk": "what is selected",
+        "expand": "views",
+        "anything": "other operations",
+    }
+    assert {name: part_of(name) for name in ops} == ops
+    profile = FrameProfile(10.0, [OpTime(name, "", 1, 0.5) for name in ops])
+    parts = by_part(profile)
+    assert sum(parts.values()) == pytest.approx(10) and parts["outside of operations"] == pytest.approx(10 - 0.5 * 9)
+    assert parts["linear layers"] == 1.0
+
+
+def test_every_mode_has_a_colour() -> None:
+    assert set(COLOURS) == set(MODES)
 
 
 def test_modes_are_compared_with_the_fastest_dense_model(monkeypatch: pytest.MonkeyPatch) -> None:

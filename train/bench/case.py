@@ -6,7 +6,7 @@ Shape suffixes: C channels of a frame, H height, W width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import policies
 from eventful.errors import UserError
 from eventful.families import adapt
 from eventful.families.vitdet import vitdet_b
+from eventful.graphs import GraphedStream
 from eventful.video.reader import read_frames
 
 MODES: dict[str, dict[str, Any]] = {
@@ -87,6 +88,24 @@ class Setting:
         if mode == "gate/paper":
             options["buffer_dtype"] = self.buffer_dtype
         return eventful.wrap(vit, policies.TopR(self.r), **options)
+
+
+def player(mode: str, model: eventful.EventfulModel, first: Tensor) -> Callable[[Tensor], Any]:
+    """What plays frames in a mode, past a flush.
+
+    Args:
+        mode: Name of the mode.
+        model: The model, as `Setting.wrap` makes it.
+        first: A frame (1, 3, H, W).
+    """
+    model(first)
+    if not mode.endswith(GRAPH):
+        return model
+    # The model itself says what a frame that is no flush costs.
+    model(first)
+    stream = GraphedStream(model, first)
+    stream(first)
+    return stream
 
 
 def synthetic(setting: Setting, noise: float, changed: float, seed: int) -> Iterator[Tensor]:

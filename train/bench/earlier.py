@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eventful.errors import UserError
-from train.bench.report import Row
+from train.bench.row import Row
 
 MOST_LOST = 0.1
 """Speed-ups may fall by this share before it is said: medians of the same code differ by some percent."""

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.bench.report import Row
+from train.bench.row import Row
 from train.bench.run import Timing
+from train.bench.slopes import Slope, slopes
 from train.evaluation.plots import canvas, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"frame": "#0072B2", "gate/exact": "#D55E00", "gate/recompute": "#009E73", "gate/paper": "#CC79A7"}
+COLOURS = {
+    "frame": "#0072B2",
+    "gate/exact": "#D55E00",
+    "gate/recompute": "#009E73",
+    "gate/paper": "#CC79A7",
+    "frame/graph": "#56B4E9",
+    "gate/recompute/graph": "#E69F00",
+}
 MARKERS = "os^Dv<>P"
 
 Points = dict[tuple[str, int], list[tuple[int, Timing]]]
@@ -33,7 +41,7 @@ def plot_speedups(rows: Sequence[Row], path: Path) -> None:
     with canvas() as pyplot:
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(15, 6.5), layout="constrained")
         _against_macs(left, points)
-        _against_tokens(right, points)
+        _against_tokens(right, points, slopes(rows))
         write_figure(figure, path)
         pyplot.close(figure)
 
@@ -52,14 +60,14 @@ def _against_macs(axes: Axes, points: Points) -> None:
     axes.legend(fontsize="small")
 
 
-def _against_tokens(axes: Axes, points: Points) -> None:
+def _against_tokens(axes: Axes, points: Points, found: Sequence[Slope]) -> None:
+    lines = {(slope.mode, slope.fixed): slope for slope in found if slope.over == "M"}
     sizes = sorted({size for _, size in points})
     for (mode, size), cases in points.items():
         r, ms = np.array([r for r, _ in cases]), np.array([timing.ms[1] for _, timing in cases])
         label = f"{mode}, {size} px"
-        if len(cases) > 2:
-            slope, start = np.polyfit(r, ms, 1)
-            label += f": {start:.0f} + {slope:.2f} r"
+        if line := lines.get((mode, size)):
+            label += f": {line.start:.0f} + {line.slope:.2f} r"
         axes.plot(r, ms, MARKERS[sizes.index(size) % len(MARKERS)] + "-", color=COLOURS[mode], label=label)
     for size in sizes:
         dense = np.median([t.dense_ms[1] for (_, s), cases in points.items() if s == size for _, t in cases])

@@ -10,7 +10,9 @@ from typing import Any
 from train.bench.dense import DenseWay
 from train.bench.op_profile import FrameProfile
 from train.bench.paper_column import AccountingCheck
-from train.bench.run import Timing
+from train.bench.parts import by_part
+from train.bench.row import Row
+from train.bench.slopes import Slope, slopes
 from train.evaluation.tables import markdown
 
 MB = 1e6
@@ -25,29 +27,6 @@ LEGEND = """
 - **state**: what is kept between two frames. **peak**: memory of a flush and two frames beyond the weights, state
   included.
 """
-
-
-@dataclass(frozen=True)
-class Row:
-    """One mode of a case.
-
-    Attributes:
-        size: Side of the frames in pixels.
-        r: Tokens that each gate selects.
-        mode: Name of the mode, one of `train.bench.case.MODES`.
-        state_bytes: Bytes of one stream's state, from shapes.
-        timing: Measured times; None if the mode was skipped.
-        peak_bytes: Peak memory in bytes; None if it was not measured.
-        skipped: Reason why the mode was skipped, or an empty string.
-    """
-
-    size: int
-    r: int
-    mode: str
-    state_bytes: int
-    timing: Timing | None = None
-    peak_bytes: int | None = None
-    skipped: str = ""
 
 
 @dataclass
@@ -71,8 +50,10 @@ class Report:
     profiles: dict[str, FrameProfile] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
+        """Plain data for JSON: the fields, how times grow, and the parts of the profiles."""
+        found = {"slopes": [dataclasses.asdict(slope) for slope in slopes(self.rows)]}
+        parts = {"parts": {name: by_part(profile) for name, profile in self.profiles.items()}}
+        return dataclasses.asdict(self) | found | parts
 
     def to_markdown(self) -> str:
         """The whole report."""
@@ -80,11 +61,13 @@ class Report:
         if self.dense:
             parts.append(dense_table(self.dense))
         if self.rows:
-            parts += [timing_table(self.rows), LEGEND.strip(), *slowest(self.rows)]
+            parts += [timing_table(self.rows), LEGEND.strip(), *slowest(self.rows), *slope_table(slopes(self.rows))]
         if self.dense_peaks:
             peaks = ", ".join(f"{size} px: {peak / MB:.0f} MB" for size, peak in self.dense_peaks.items())
             parts.append(f"Peak of the dense model: {peaks}.")
         parts += [accounting_table(check) for check in self.checks]
+        if self.profiles:
+            parts.append(parts_table(self.profiles))
         parts += [profile_table(name, profile) for name, profile in self.profiles.items()]
         return "\n\n".join(parts) + "\n"
 
@@ -140,6 +123,29 @@ def _cells(row: Row) -> list[str]:
         state,
         peak,
     ]
+
+
+def slope_table(found: list[Slope]) -> list[str]:
+    """How times grow, if there is enough to tell."""
+    rows = []
+    for slope in found:
+        if slope.over == "M":
+            fixed, law = f"{slope.fixed} px", f"{slope.start:.1f} + {slope.slope:.3f} M"
+        else:
+            fixed = f"r={slope.fixed}" if slope.fixed else ""
+            law = f"{slope.start:.1f} (N / 1000)^{slope.slope:.2f}"
+        rows.append([slope.mode, fixed, str(slope.points), law])
+    title = "## Time against selected tokens M and all tokens N\n\nLeast squares; ms a frame.\n\n"
+    return [title + markdown(["mode", "at", "cases", "ms"], rows)] if rows else []
+
+
+def parts_table(profiles: Mapping[str, FrameProfile]) -> str:
+    """The parts of the work, a column for each profile."""
+    parts = {name: by_part(profile) for name, profile in profiles.items()}
+    rows = [
+        [part, *(f"{seconds[part] * 1e3:.1f}" for seconds in parts.values())] for part in next(iter(parts.values()))
+    ]
+    return "## Time by part\n\nms of a frame.\n\n" + markdown(["part", *parts], rows)
 
 
 def accounting_table(check: AccountingCheck) -> str:

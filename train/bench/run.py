@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 import eventful
-from eventful.graphs import GraphedStream
-from train.bench.case import GRAPH, Setting
+from train.bench.case import Setting, player
 from train.bench.dense import WAYS, DenseWay, race
 from train.timing import Quartiles, quartiles, timed
 
@@ -77,9 +76,7 @@ def time_case(
     models = {mode: setting.wrap(vit, mode) for mode in modes}
     dense, found = race(setting, vit, ways, frames, RACE) if fastest is None else (WAYS[fastest](vit), [])
     first = next(frames)
-    for model in models.values():
-        model(first)
-    players = {"dense": dense} | {mode: _player(mode, model, first) for mode, model in models.items()}
+    players = {"dense": dense} | {mode: player(mode, model, first) for mode, model in models.items()}
     calls = {name: _LastOutput(play) for name, play in players.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for frame in itertools.islice(frames, warmup + repeats):
@@ -91,16 +88,6 @@ def time_case(
         mode: _timing(model, times["dense"], times[mode], _distance(calls[mode].output, expected))
         for mode, model in models.items()
     }, found
-
-
-def _player(mode: str, model: eventful.EventfulModel, first: Tensor) -> Callable[[Tensor], Any]:
-    """What plays the frames after the first one in a mode."""
-    if not mode.endswith(GRAPH):
-        return model
-    model(first)  # its MACs are then those of a frame that is no flush, as the stream's are
-    stream = GraphedStream(model, first)
-    stream(first)
-    return stream
 
 
 class _LastOutput:
