@@ -1,9 +1,10 @@
 """Linear layers by oneDNN, on CPUs.
 
 In float32 `torch.nn.functional.linear` calls the BLAS library that torch was built with. Where that library does not
-know the processor (MKL on AMD), oneDNN is about twice as fast (docs/lab-notes.md), and it comes with torch, too. The
-models' own modules run as they are: only the product inside of their linear layers is computed by the other library.
-Dense models that eventful ones are compared with are given the same (`by_onednn`).
+know the processor's AVX-512 (MKL on AMD), oneDNN is about twice as fast (docs/lab-notes.md), and it comes with torch,
+too; without AVX-512 it is the faster one for few rows alone (`most_rows`). The models' own modules run as they are:
+only the product inside of their linear layers is computed by the other library. Dense models that eventful ones are
+compared with are given the same (`by_onednn`).
 
 oneDNN makes a kernel for every number of rows and keeps a thousand of them, which take hundreds of megabytes. Packed
 rows are therefore filled up with zeros to one of few numbers (`rounded`).
@@ -52,6 +53,14 @@ def by_onednn(call: Callable[[Tensor], Any], packed: bool = False) -> Callable[[
     return _ByOneDnn(call, packed) if available() else call
 
 
+def most_rows() -> float:
+    """The largest number of rows that are multiplied by oneDNN.
+
+    A rule rather than a race at first use: which library multiplies is part of the numbers, to the last bit.
+    """
+    return math.inf if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 128
+
+
 def rounded(rows: int) -> int:
     """The next number of rows of which there are 16 between a power of two and the next, so at most 1/16 more."""
     step = 1 << max(rows.bit_length() - 5, 0)
@@ -67,7 +76,7 @@ class OneDnnLinear(TorchFunctionMode):
 
     def __init__(self, packed: bool = False) -> None:
         super().__init__()
-        self._packed = packed
+        self._packed, self._most_rows = packed, most_rows()
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -75,6 +84,8 @@ class OneDnnLinear(TorchFunctionMode):
         if func is F.linear and not kwargs and _suits(*args):
             x, weight, bias = args if len(args) == 3 else (*args, None)
             rows = x.shape[0]
+            if x.numel() > self._most_rows * x.shape[-1]:
+                return func(*args)
             missing = rounded(rows) - rows if self._packed and x.dim() == 2 else 0
             x = F.pad(x, (0, 0, 0, missing)) if missing else x
             out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of to
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread_on_a_processor_with_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512_BF16")
 
 
 class Products(TorchDispatchMode):
@@ -73,6 +74,17 @@ def test_what_does_not_suit_is_left_alone(x: torch.Tensor) -> None:
         assert layer(x).shape == (x.shape[0], 36)
         assert F.linear(x, weight=layer.weight).shape == (x.shape[0], 36)
     assert products.count == 0
+
+
+@pytest.mark.parametrize(("shape", "by_onednn"), [((128, 24), True), ((129, 24), False), ((2, 65, 24), False)])
+def test_without_avx512_only_few_rows_are_multiplied_by_it(
+    shape: tuple[int, ...], by_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = nn.Linear(24, 36), torch.randn(shape)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with torch.no_grad(), Products() as products, OneDnnLinear(packed=True):
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert products.count == 2 * by_onednn
 
 
 def test_torch_counts_it() -> None:
