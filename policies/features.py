@@ -93,7 +93,7 @@ def scalar_features(observation: GateObservation, relative_BN: Tensor, budget_B:
         it receives relative to uniform (granularity "gate"; else 0), and log budget.
     """
     layout = observation.layout
-    cosine_BN = torch.cosine_similarity(observation.input_BND.float(), observation.reference_BND.float(), dim=-1)
+    cosine_BN = cosine(observation)
     age_BN = observation.age_BN.float().log() / 3
     previous_BN = observation.previous_BN
     features = [
@@ -108,6 +108,21 @@ def scalar_features(observation: GateObservation, relative_BN: Tensor, budget_B:
         budget_B.log()[:, None].expand_as(relative_BN) / 3,
     ]
     return torch.stack(features, dim=-1)
+
+
+@torch.no_grad()
+def cosine(observation: GateObservation) -> Tensor:
+    """Cosine of c and u (B, N), float32; 0 where one of them is 0.
+
+    From three norms, of which that of the error is known: 2 c.u = |c|^2 + |u|^2 - |c - u|^2. A pass over D channels is
+    what a feature costs.
+    """
+    c_BN, u_BN = (
+        torch.linalg.vector_norm(x_BND, dim=-1, dtype=torch.promote_types(x_BND.dtype, torch.float32)).float()
+        for x_BND in (observation.input_BND, observation.reference_BND)
+    )
+    twice_BN = c_BN.square() + u_BN.square() - observation.error_BN.detach().square()
+    return (twice_BN / (2 * c_BN * u_BN).clamp(min=_TINY**2)).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -196,7 +211,7 @@ def attention_received(observation: GateObservation) -> Tensor:
 
 
 def feature_macs(layout: Layout, saliency: bool = False) -> float:
-    """MACs of the features per gate and stream: cosine (three dot products), 3x3 sums, attention row.
+    """MACs of the features per gate and stream: cosine (as three dot products; two are run), 3x3 sums, attention row.
 
     Args:
         layout: Layout of the model.

@@ -11,6 +11,7 @@ from seen import layout, observation
 
 import policies
 from policies import Selection
+from policies.features import cosine
 from policies.relaxation import bernoulli_entropy, bounded_probability, concrete_mask, log_probability, sample_mask
 
 
@@ -203,3 +204,18 @@ def test_log_probabilities_and_entropies_are_those_of_torch_distributions(logits
     reference = torch.distributions.Bernoulli(probs=probability)
     assert torch.allclose(log_probability(probability, mask), reference.log_prob(mask.float()), atol=1e-5)
     assert torch.allclose(bernoulli_entropy(probability), reference.entropy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_cosine_from_norms_is_the_cosine(dtype: torch.dtype) -> None:
+    seen = observation()
+    seen.input_BND, seen.reference_BND = seen.input_BND.to(dtype), seen.reference_BND.to(dtype)
+    seen.reference_BND[0, 0] = seen.input_BND[0, 0] * 3
+    seen.reference_BND[0, 1] = seen.input_BND[0, 1]
+    seen.reference_BND[0, 2] = 0
+    seen.input_BND[0, 3] = 0
+    seen.input_BND[0, 4] = seen.reference_BND[0, 4] = 0
+    expected = torch.cosine_similarity(seen.input_BND.double(), seen.reference_BND.double(), dim=-1)
+    found = cosine(seen)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), atol=1e-2 if dtype == torch.bfloat16 else 1e-6, rtol=0)
