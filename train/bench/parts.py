@@ -10,7 +10,7 @@ from train.bench.op_profile import FrameProfile
 PARTS: Mapping[str, str] = {
     "attention": r"scaled_dot_product|softmax|logsumexp|bmm",
     "linear layers": r"mm$|linear",
-    "patch embedding": r"convolution",
+    "patch embedding": r"conv",
     "rows read and written": r"index|gather|scatter|where|masked",
     "what is selected": r"topk|sort|nonzero|argm|cumsum|bincount",
     "views": r"view|expand|transpose|permute|slice|select|squeeze|unbind|split|strided|detach|alias|^t$",
