@@ -35,7 +35,7 @@ from train.evaluation.bootstrap import resample_clips
 from train.evaluation.comparison import Comparison
 from train.evaluation.contenders import Contender, digest, drop_blind, drop_twins, parse_contenders
 from train.evaluation.latency import measure_latency
-from train.evaluation.oracle import Oracle
+from train.evaluation.oracle import Oracle, PricedOracle
 from train.evaluation.policy_maker import PolicyMaker
 from train.evaluation.results_file import Key, ResultsFile
 from train.evaluation.rollout import Footage, evaluate_policy
@@ -201,10 +201,11 @@ class _Evaluation:
             tuner = Tuner(self._task, self._models[granularity], self._frames, self._config.cache_mb << 20)
         return Rules(tuner, sorted(self._config.budgets))
 
-    def _oracle(self, granularity: Granularity, budget: float) -> Oracle:
-        model, footage = self._models[granularity], self._footage
+    def _oracle(self, contender: Contender, budget: float) -> Oracle:
+        model, footage = self._models[contender.granularity], self._footage
         layout = model.layout(footage.inputs(footage.groups[0], 0))
-        return Oracle(self._task, model, layout.count(budget))
+        kind = PricedOracle if contender.name == "PricedOracle" else Oracle
+        return kind(self._task, model, layout.count(budget))
 
     def _calibration_frames(self) -> CalibrationFrames:
         config = self._config

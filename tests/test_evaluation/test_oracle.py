@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation_tiny import checkpoint, config
+from seen import observation
 from squares_task import Squares
 
 import eventful
@@ -13,7 +14,7 @@ from envs.benefit import update_benefits
 from envs.damage import PRESETS, DamageMeter
 from train.evaluate import evaluate
 from train.evaluation.contenders import DEFAULT
-from train.evaluation.oracle import Oracle
+from train.evaluation.oracle import Oracle, PricedOracle
 
 
 @pytest.mark.parametrize("granularity", ["frame", "gate"])
@@ -23,6 +24,29 @@ def test_it_does_less_damage_than_top_r_at_the_same_compute(granularity, tmp_pat
     by_name = {c.name: comparison.points(c)[0] for c in comparison.lines}
     assert by_name["Oracle"].share.value == pytest.approx(by_name["TopR"].share.value)
     assert by_name["Oracle"].quality["distance"].value < by_name["TopR"].quality["distance"].value
+
+
+def test_by_price_it_spends_where_it_pays_and_the_same_in_the_mean(tmp_path: Path):
+    asked = config(tmp_path, granularity="frame", policies=["PricedOracle", "Oracle"], budgets=[0.3])
+    comparison = evaluate(asked, Squares())
+    by_name = {c.name: comparison.points(c)[0] for c in comparison.lines}
+    priced, same = by_name["PricedOracle"], by_name["Oracle"]
+    assert priced.share.value == pytest.approx(same.share.value, rel=0.25)
+    assert priced.quality["distance"].value < 1.2 * same.quality["distance"].value
+
+
+def test_a_price_is_steered_to_the_mean_count():
+    task = Squares()
+    model = eventful.wrap(task.model, policies.TopR(2), granularity="frame")
+    oracle = PricedOracle(task, model, 3)
+    generator = torch.Generator().manual_seed(0)
+    counts = []
+    for k in range(400):
+        busy = 10.0 if k % 4 == 0 else 0.1
+        oracle._benefit_GBN = busy * torch.rand(1, 2, 13, generator=generator)
+        counts.append(oracle.select(observation(tokens=13, prefix=0)).as_mask(13).sum(1).double().mean())
+    assert float(torch.stack(counts[100:]).mean()) == pytest.approx(3, rel=0.05)
+    assert float(torch.stack(counts[100::4]).mean()) > 8, "where benefits are large, more is updated"
 
 
 def test_it_is_no_opponent_and_has_to_be_asked_for(tmp_path: Path):

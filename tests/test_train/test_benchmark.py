@@ -84,7 +84,9 @@ def test_operations_belong_to_parts() -> None:
     assert {name: part_of(name) for name in ops} == ops
     profile = FrameProfile(10.0, [OpTime(name, "", 1, 0.5) for name in ops])
     parts = by_part(profile)
-    assert sum(parts.values()) == pytest.approx(10) and parts["outside of operations"] == pytest.approx(10 - 0.5 * len(ops))
+    assert sum(parts.values()) == pytest.approx(10) and parts["outside of operations"] == pytest.approx(
+        10 - 0.5 * len(ops)
+    )
     assert parts["linear layers"] == 1.0
 
 

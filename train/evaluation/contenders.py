@@ -11,6 +11,7 @@
     TopR, Threshold      the paper's rules: one r, one h for all gates
     Random, Periodic     blind to the content
     Oracle               no rule, but a yardstick: the r updates that are worth most, by the dense model's outputs
+    PricedOracle         the same, but every update that is worth more than a price: r in the mean over frames
     All, Nothing         the dense model and the frozen one: where every frontier ends
     MODULE:FUNCTION      policies of your own (`train.evaluation.user_policies`)
 
@@ -47,6 +48,7 @@ LABELS = {
     "Random": "random",
     "Periodic": "periodic",
     "Oracle": "oracle",
+    "PricedOracle": "oracle by price",
     "All": "all (dense)",
     "Nothing": "nothing",
 }
@@ -67,8 +69,11 @@ CAN_AGE = (
 )
 """Rules that can have a bound on age. `SaliencyOrSurprise` and `Periodic` have one anyway, a checkpoint its own."""
 
+ORACLES = ("Oracle", "PricedOracle")
+"""Yardsticks."""
+
 AGED = ["SaliencyThreshold+age", "CalibratedThreshold+age", "Random+age"]
-DEFAULT = [*(name for name in LABELS if name != "Oracle"), *AGED]
+DEFAULT = [*(name for name in LABELS if name not in ORACLES), *AGED]
 """Who is compared if nothing else is said."""
 
 AGE = "+age"
@@ -114,7 +119,7 @@ class Contender:
     @property
     def oracle(self) -> bool:
         """Whether it is told what the dense model makes of each frame, which nobody can deploy."""
-        return self.name == "Oracle"
+        return self.name in ORACLES
 
     @property
     def looks(self) -> bool:

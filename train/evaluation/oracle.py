@@ -1,13 +1,15 @@
-"""How far a choice of tokens could go: the r updates of each gate that are worth most on this very frame.
+"""How far a choice of tokens could go: the updates that are worth most on this very frame.
 
-It is told the dense model's outputs, so it can be deployed nowhere, and what it costs itself is not counted. Rolled out
-over held-out clips it is evidence about the room that is left above rules and learned policies. It spends the same on
-every frame, and looks no further than the frame: no strict bound.
+Oracles are told the dense model's outputs, so they can be deployed nowhere, and what they cost is not counted. Rolled
+out over held-out clips they are evidence about the room that is left above rules and learned policies. One spends the
+same on every frame, the other where it pays; neither looks further than the frame: no strict bounds.
 
 Shape suffixes: B streams, N tokens, G gates.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -49,6 +51,43 @@ class Oracle(Policy):
         Raises:
             RuntimeError: If the frame has not been foreseen.
         """
+        return Selection.top(self._benefits(observation), self.r, observation.layout.pinned)
+
+    def _benefits(self, observation: GateObservation) -> Tensor:
         if self._benefit_GBN is None:
             raise RuntimeError("the oracle has to foresee() a frame before the model runs on it")
-        return Selection.top(self._benefit_GBN[observation.gate], self.r, observation.layout.pinned)
+        return self._benefit_GBN[observation.gate]
+
+
+class PricedOracle(Oracle):
+    """Selects every token whose benefit is above a price: more in one frame, fewer in another.
+
+    The price is steered so that the mean over all frames and streams comes to r tokens a gate.
+
+    Args:
+        task: See `Oracle`.
+        model: See `Oracle`.
+        r: Number of tokens per gate and stream, in the mean.
+    """
+
+    def __init__(self, task: VideoTask, model: EventfulModel, r: int) -> None:
+        super().__init__(task, model, r)
+        self._log_price: float | None = None
+
+    def select(self, observation: GateObservation) -> Selection:
+        """See `Policy.select`.
+
+        Raises:
+            RuntimeError: If the frame has not been foreseen.
+        """
+        benefit_BN = self._benefits(observation)
+        if self._log_price is None:
+            start = float(benefit_BN.flatten().topk(min(self.r * len(benefit_BN), benefit_BN.numel())).values[-1])
+            self._log_price = math.log(max(start, _LEAST))
+        selection = Selection.where(benefit_BN > math.exp(self._log_price), observation, benefit_BN)
+        excess = float(selection.as_mask(benefit_BN.shape[1]).sum()) / (self.r * len(benefit_BN)) - 1
+        self._log_price = max(self._log_price + _GAIN / observation.layout.gates * excess, math.log(_LEAST))
+        return selection
+
+
+_LEAST, _GAIN = 1e-12, 0.05

@@ -65,6 +65,7 @@ STYLES = {
     "Random": Style("#8C8C8C", "x"),
     "Periodic": Style("#404040", "+"),
     "Oracle": Style("#000000", "1"),
+    "PricedOracle": Style("#000000", "2"),
 }
 
 

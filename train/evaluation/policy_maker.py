@@ -18,7 +18,7 @@ class PolicyMaker:
 
     Args:
         rules: Supplies the rules of a granularity, which are set to budgets on frames of the training split.
-        oracle: Makes the oracle of a granularity at a budget.
+        oracle: Makes an oracle at a budget.
         budgets: All budgets of the evaluation.
         checkpoints: Learned policies by the seed of their keys.
     """
@@ -26,7 +26,7 @@ class PolicyMaker:
     def __init__(
         self,
         rules: Callable[[Granularity], Rules],
-        oracle: Callable[[Granularity, float], Policy],
+        oracle: Callable[[Contender, float], Policy],
         budgets: Sequence[float],
         checkpoints: Mapping[str, TrainablePolicy],
     ) -> None:
@@ -62,7 +62,7 @@ class PolicyMaker:
         if is_user_code(contender.name):
             return user_policies.make(contender.name, budget), ""
         if contender.oracle:
-            return self._oracle(contender.granularity, budget), ""
+            return self._oracle(contender, budget), ""
         if contender.granularity not in self._rules:
             self._rules[contender.granularity] = self._new_rules(contender.granularity)
         return self._rules[contender.granularity].policy(contender, budget, int(key.seed or 0))
