@@ -1,7 +1,7 @@
 """How far a model's outputs are from the dense model's on the same frame, as their consumer sees it. No labels.
 
 Each distance is 0 for equal outputs, bounded, symmetric, and has finite gradients everywhere, also where outputs are
-equal or probabilities vanish. Tasks make their `output_distance` of these (`envs.task.OutputTask`).
+equal or probabilities vanish. Tasks make their `output_distance` of these (`envs.task.OptionalParts`).
 
 Shape suffixes: B streams, N tokens, C classes, D channels.
 """

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from envs.doom.clips import load_split
 from envs.doom.labels import CLASS_NAMES
+from envs.doom.scenes import split_named
 from envs.task import Clip
 from envs.vid import ClassList
 from envs.vid.write import write_official
@@ -54,23 +55,28 @@ def _main(argv: Sequence[str]) -> None:
     if getattr(arguments, wrong) is not None:
         raise UserError(f"--{wrong} has no meaning with --format {arguments.format}")
     with cli.user_input(f"--split {arguments.split}"):
-        clips = load_split(arguments.split, arguments.count, arguments.frames, arguments.step)
+        count = _up_to_the_clip(arguments) if arguments.format == "video" else arguments.count
+        clips = load_split(arguments.split, count, arguments.frames, arguments.step)
     if arguments.format == "video":
-        _write_video(arguments, clips)
+        _write_video(arguments.out, clips[-1])
     else:
         frames = write_official(arguments.out, arguments.split, clips, CLASSES)
         print(f"{arguments.out}: {frames} frames of {len(clips)} clips")
 
 
-def _write_video(arguments: argparse.Namespace, clips: Sequence[Clip]) -> None:
-    number = arguments.clip or 0
-    if not 0 <= number < len(clips):
-        raise UserError(f"--clip {number}: split {arguments.split} has clips 0 to {len(clips) - 1}")
-    clip = clips[number]
-    with VideoWriter(arguments.out, clip.fps) as writer:
+def _up_to_the_clip(arguments: argparse.Namespace) -> int:
+    """How many clips of the split are needed: what is not there yet is recorded, which takes seconds a clip."""
+    number, size = arguments.clip or 0, split_named(arguments.split).size
+    if not 0 <= number < size:
+        raise UserError(f"--clip {number}: split {arguments.split} has clips 0 to {size - 1}")
+    return number + 1
+
+
+def _write_video(path: str, clip: Clip) -> None:
+    with VideoWriter(path, clip.fps) as writer:
         for frame_HWC in clip.frames_THWC:
             writer.write(frame_HWC.numpy())
-    print(f"{arguments.out}: {len(clip)} frames of {clip.name}")
+    print(f"{path}: {len(clip)} frames of {clip.name}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from envs.doom import clips as clip_cache
+from envs.doom import export
 from envs.doom.labels import CLASS_MEMBERS, CLASS_NAMES, MIN_PIXELS, MIN_SIDE, visible_boxes
 from envs.doom.player import Player
 from envs.doom.scenes import SEED_RANGE, SPLITS
 from envs.doom.task import DoomDetection
+from envs.task import Clip
+from eventful.errors import UserError
 
 
 def label(name, value, x, y, width, height):
@@ -146,3 +149,18 @@ def test_a_cached_clip_is_not_recorded_again(recorded, monkeypatch):
     monkeypatch.setattr(clip_cache, "record", None)
     again = clip_cache.load_split("val", 3, frames=6, folder=folder)
     assert torch.equal(again[2].frames_THWC, clips[2].frames_THWC)
+
+
+@pytest.mark.parametrize(("given", "last"), [([], 0), (["--clip", "2"], 2)])
+def test_a_clip_is_exported_without_those_behind_it(tmp_path, monkeypatch, capsys, given, last):
+    asked = []
+
+    def clips(split, count, frames, step):
+        asked.append(count)
+        return [Clip(f"{split}-{k}", torch.full((frames, 16, 16, 3), k, dtype=torch.uint8)) for k in range(count)]
+
+    monkeypatch.setattr(export, "load_split", clips)
+    export._main(["--split", "test_maps", "--frames", "2", "--out", str(tmp_path / "clip.mp4"), *given])
+    assert asked == [last + 1] and f"2 frames of test_maps-{last}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--clip 16: split test_maps has clips 0 to 15"):
+        export._main(["--split", "test_maps", "--clip", "16", "--out", str(tmp_path / "clip.mp4")])
