@@ -11,10 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from footage import write_video
 from huggingface_hub import HfApi, hub_mixin
-from transformers import AutoModel, Dinov2Config, Dinov2Model
+from safetensors.torch import save_model
+from transformers import AutoModel, BitImageProcessor, Dinov2Config, Dinov2Model
 
 import policies
 import policies.trainable
@@ -28,6 +30,7 @@ EXECUTED = {
     "README.md": "test_readme.py",
     "docs/environments.md": "test_envs/test_environments_docs.py",
     "docs/export.md": "test_export/test_export.py",
+    "docs/gpu.md": "test_graphs/test_graphed_stream.py",
     "docs/my-model.md": "test_readme.py",
     "docs/my-video.md": "test_readme.py",
     "docs/policies.md": "test_how_tos.py",
@@ -188,3 +191,27 @@ def test_a_model_of_transformers_is_wrapped(monkeypatch) -> None:
     namespace["model"].reset()
     hidden = namespace["model"](frame, output_hidden_states=True).hidden_states
     assert [states.shape for states in hidden] == [dense.last_hidden_state.shape] * 2
+
+
+@pytest.mark.parametrize(
+    ("page", "small"),
+    [("my-video.md", ["image_size=[28,42]"]), ("transformers.md", ["head=my_head:depth"])],
+)
+def test_a_policy_for_ones_own_footage(folder: Path, page: str, small: list[str], monkeypatch) -> None:
+    """The commands of a page, with a film of a second and a half, and weights that nobody has trained."""
+    monkeypatch.setenv("EVENTFUL_CACHE", str(folder / "cache"))
+    (folder / "configs").symlink_to(ROOT / "configs")
+    write_video(folder / "street.mp4", 40)
+    vit = timm.create_model("vit_small_patch14_dinov2", img_size=28)
+    save_model(vit, str(folder / "vit_small.safetensors"))
+    dinov2_small(image_size=42).save_pretrained(folder / "dinov2-small")
+    BitImageProcessor(size={"height": 42, "width": 42}, do_center_crop=False).save_pretrained(folder / "dinov2-small")
+    ours = [line for block in blocks(page, "console") for line in block.splitlines() if "street" in line]
+    training, evaluation, inference = (line for line in ours if "/dev/" not in line)
+    said = run(training, *FEW_STEPS, *small, "oracle.frames=2", "clip_length=4")
+    assert ("objective: output 1" in said) == ("head=my_head:depth" in small)
+    run(evaluation, *FEW_CLIPS)
+    assert "## Learned against the best rule: " in (folder / "runs/street/evaluation/summary.md").read_text()
+    said = run(inference, "--json", "lines.jsonl")
+    assert "40 frames" in said and len((folder / "lines.jsonl").read_text().splitlines()) == 40
+    assert (folder / "street-eventful.mp4").exists() == ("--out street-eventful.mp4" in inference)
