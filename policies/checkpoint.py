@@ -13,9 +13,9 @@ from pathlib import Path
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 
 from policies.learned import LearnedPolicy
-from policies.provenance import Provenance
+from policies.provenance import Provenance, class_name
 from policies.tensor_file import CheckpointError
-from policies.trainable import TrainablePolicy, class_name
+from policies.trainable import TrainablePolicy
 
 GROUP = "eventful.policies"
 
