@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from policies.content_hash import content_hash
 
 CHECKSUM = "sha256"
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 class CheckpointError(ValueError):
@@ -100,7 +101,7 @@ def settings_as_they_are(module: nn.Module, made: Mapping[str, Any], like: nn.Mo
     now = dict(made)
     for name in made.keys() & vars(module).keys() & vars(like).keys():
         value, fresh = vars(module)[name], vars(like)[name]
-        if isinstance(value, Tensor) or value == fresh:
+        if not isinstance(value, _PLAIN) or value == fresh:
             continue
         if fresh != made[name]:
             raise CheckpointError(
