@@ -31,11 +31,15 @@ _WRAPPERS = (
     "model",
     "net",
     "teacher",
+    "target_encoder",
+    "encoder",
+    "student",
 )
 """Keys under which training scripts keep the weights in a checkpoint; averaged ones first, as timm does."""
 
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "vit.")
-"""What wrappers put before the names: parallel training, `torch.compile`, Lightning, segmenters, `eventful.wrap`."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "vit.", "encoder.", "visual.", "trunk.")
+"""What wrappers put before the names: parallel training, `torch.compile`, Lightning, segmenters, `eventful.wrap`,
+masked autoencoders, CLIP."""
 
 _NOT_FOR_INFERENCE = ("mask_token",)
 """What official files hold for training alone, and timm's models do not have."""
@@ -118,10 +122,25 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights file {path} cannot be read: {reason}") from error
     while isinstance(state, Mapping) and (inner := [k for k in _WRAPPERS if isinstance(state.get(k), Mapping)]):
+        others = [k for k, value in state.items() if k != inner[0] and _holds_tensors(value)]
+        if others:
+            warnings.warn(
+                f"weights file {path}: the weights under {inner[0]!r} are read; not read: those under {_first(others)}",
+                stacklevel=3,
+            )
         state = state[inner[0]]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"weights file {path} must hold a table of tensors by name")
-    return {name: value.float() for name, value in _without_prefix(state, path).items()}
+        known = f" (it has {_first(map(str, state))})" if isinstance(state, Mapping) else ""
+        raise UserError(
+            f"weights file {path} must hold a table of tensors by name, or one under {', '.join(_WRAPPERS)}{known}"
+        )
+    found = _without_prefix(state, path)
+    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether something is a table of tensors alone, as weights are, and states of optimisers are not."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
 def _without_prefix(state: Mapping[str, Tensor], path: str | Path) -> Mapping[str, Tensor]:
@@ -148,11 +167,14 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     state = {name: value for name, value in state.items() if name in own or name not in _NOT_FOR_INFERENCE}
     if "pos_embed" in state and isinstance(getattr(model, "pos_embed", None), Tensor):
         state["pos_embed"] = _resampled(model, state["pos_embed"], source)
-    wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    both = own.keys() & state.keys()
+    wrong = [name for name in both if own[name].shape != state[name].shape]
+    whole = [name for name in both if own[name].is_floating_point() and not state[name].is_floating_point()]
     problems = {
         "missing": own.keys() - state.keys(),
         "not in the model": state.keys() - own.keys(),
         "of another shape": [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in wrong],
+        "whole numbers, as of a quantised model": whole,
     }
     listed = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
     if listed:

@@ -8,6 +8,8 @@ Shape suffixes: B streams, N tokens, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from copy import copy
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -36,6 +38,7 @@ from policies.protocol import GateObservation, Granularity, Layout, Policy, Sele
 
 Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
 Result = TypeVar("Result")
+_OPTIONS = frozenset(option.name for option in fields(Options))
 
 
 def wrap(
@@ -102,7 +105,8 @@ class EventfulModel(TimmInterface):
     def __init__(self, vit: nn.Module, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
         super().__init__()
         self.vit = vit.eval()
-        self.options, self.saliency = options, saliency
+        self.saliency = saliency
+        self.__dict__["options"] = options  # for good: plans and states depend on them
         self._plans = Plans(self.vit, options)
         self._state: StreamState | None = None
         self._one_at_a_time = OneAtATime()
@@ -127,11 +131,24 @@ class EventfulModel(TimmInterface):
             self._state.memory = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "budget":
+            raise AttributeError("the budget is the policy's: set model.policy.budget")
+        if name == "options" or name in _OPTIONS:
+            raise AttributeError(
+                f"{name} of a wrapped model cannot be changed: wrap the model again, its weights are shared"
+            )
         # nn.Module would register a policy that is a module as a child, and put it into the state_dict.
         if name == "policy":
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def __copy__(self) -> EventfulModel:
+        """Another model of the same weights and policy, whose streams go on for themselves."""
+        twin = EventfulModel(self.vit, self.policy, self.options, self.saliency)
+        twin._plans = copy(self._plans)
+        twin._state = None if self._state is None else self._state.clone()
+        return twin
 
     @property
     def backbone(self) -> Backbone:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from policies.protocol import Budget, GateObservation, Granularity, Layout, Policy, Selection
 
+CERTAIN = 1e3
+"""Score of a token that is updated in any case."""
+
 
 @runtime_checkable
 class Scored(Protocol):
@@ -33,6 +36,11 @@ class Scored(Protocol):
 def overdue(observation: GateObservation, max_age: int) -> Tensor:
     """Tokens whose age has reached the bound (B, N), bool."""
     return observation.age_BN >= max_age
+
+
+def certain_where_overdue(score_BN: Tensor, observation: GateObservation, max_age: int | None) -> Tensor:
+    """Scores with a constant, beyond doubt, for tokens that are overdue; as they are for None."""
+    return score_BN if max_age is None else score_BN.masked_fill(overdue(observation, max_age), CERTAIN)
 
 
 def with_overdue(selection: Selection, observation: GateObservation, max_age: int | None) -> Selection:

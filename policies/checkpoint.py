@@ -6,6 +6,7 @@ is the path of such a folder.
 
 from __future__ import annotations
 
+import difflib
 import json
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 
 from policies.learned import LearnedPolicy
-from policies.provenance import Provenance
+from policies.provenance import Provenance, class_name
 from policies.tensor_file import CheckpointError
-from policies.trainable import TrainablePolicy, class_name
+from policies.trainable import TrainablePolicy
 
 GROUP = "eventful.policies"
 
@@ -30,7 +31,7 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
 
     Args:
         path_or_hub_id: Folder written by `save_pretrained`, name of an installed checkpoint such as `doom`, or
-            `owner/name` on the model hub. A folder comes before a name.
+            `owner/name` on the model hub. A folder comes before a name, and the hub is not asked where `owner` is one.
         kind: Class of the policy. A checkpoint names its class, but never decides what code is run.
 
     Raises:
@@ -44,10 +45,15 @@ def load(path_or_hub_id: str | Path, kind: type[TrainablePolicy] = LearnedPolicy
         path_or_hub_id = path = set_aside(path)
     if path.exists():
         _check_class(_provenance(path), path, kind)
-    elif path.is_absolute() or len(path.parts) != 2 or str(path_or_hub_id).startswith("."):
+    elif path.is_absolute() or len(path.parts) != 2 or str(path_or_hub_id).startswith(".") or path.parent.is_dir():
+        # Where the first part is a folder here, the second is misspelt; the hub would be asked for half a minute.
+        there = [p.parent.name for p in path.parent.glob(f"*/{CONFIG_NAME}")] if path.name else []
+        similar = difflib.get_close_matches(path.name, there, n=1)
+        meant = f"; did you mean {path.with_name(similar[0])}?" if similar else ""
         raise CheckpointError(
-            f"no policy checkpoint at {path}: expected a folder with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}, "
-            f"or the name of an installed one ({', '.join(installed_names()) or 'there is none'})"
+            f"no policy checkpoint at {path}{meant}: "
+            f"expected a folder with {CONFIG_NAME} and {SAFETENSORS_SINGLE_FILE}, or the name of an "
+            f"installed one ({', '.join(installed_names()) or 'there is none'})"
         )
     try:
         policy = kind.from_pretrained(str(path_or_hub_id))

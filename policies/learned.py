@@ -63,6 +63,8 @@ class LearnedPolicy(TrainablePolicy):
         ValueError: If an argument is out of range.
     """
 
+    fixed = (*TrainablePolicy.fixed, "saliency", "motion")
+
     def __init__(
         self,
         gates: int,

@@ -77,3 +77,9 @@ class Provenance:
         kept = {"format": FORMAT, "task": task, "options": dict(self.options)}
         own: dict[str, Any] = {"objective": dict(self.objective)} | {entry: getattr(self, entry) for entry in _TEXTS}
         return kept | {name: entry for name, entry in own.items() if entry}
+
+
+def class_name(kind: type) -> str:
+    """`MODULE:CLASS` of a class of the user's own, empty for those of this package."""
+    own = kind.__module__.split(".")[0] == __package__
+    return "" if own else f"{kind.__module__}:{kind.__qualname__}"

@@ -50,6 +50,11 @@ class ThresholdTable(nn.Module):
         """G."""
         return self.log_threshold_KG.shape[1]
 
+    @property
+    def budgets(self) -> list[float]:
+        """The K budgets, rounded to six decimals."""
+        return [round(budget, 6) for budget in self.log_budget_K.exp().tolist()]
+
     @torch.no_grad()
     def nudge(self, budget_B: Tensor, amount_B: Tensor) -> None:
         """Adds amounts to log h of all gates, each at the two knots beside its budget, the nearer one more."""

@@ -19,26 +19,38 @@ from torch import Tensor, nn
 from policies.content_hash import content_hash
 
 CHECKSUM = "sha256"
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 class CheckpointError(ValueError):
     """A policy checkpoint is missing, incomplete or damaged."""
 
 
-def write_tensors(module: nn.Module, config: Mapping[str, Any], path: Path) -> None:
+def write_tensors(module: nn.Module, config: Mapping[str, Any], path: Path, like: nn.Module | None = None) -> None:
     """Writes a module's tensors.
 
     Args:
         module: Module to be stored; what it holds under several names is written under the first one.
         config: Settings that are stored beside it, plain data as JSON gives it back.
         path: File to write.
+        like: The module that these settings make, which may be on the meta device; None if nobody can say. Wider
+            types than its own are written as its own.
+
+    Raises:
+        CheckpointError: If the settings make a module with other tensors, so that the file could not be read.
     """
     tensors: dict[str, Tensor] = {}
+    own = {} if like is None else like.state_dict(keep_vars=True)
     seen: set[int] = set()
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            if name in own and _fits(own[name].dtype, tensor.dtype):
+                tensors[name] = tensors[name].to(own[name].dtype)
             seen.add(id(tensor))
+    problem = "" if like is None else _difference(own, tensors)
+    if problem:
+        raise CheckpointError(f"the policy cannot be saved, as its settings make another one: {problem}")
     checksum = content_hash({"config": config, "tensors": tensors})
     save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum})
 
@@ -73,6 +85,31 @@ def read_tensors(path: Path, config: Mapping[str, Any], like: nn.Module) -> dict
     if wild:
         raise CheckpointError(f"{path}: {_first(wild)} has values that are not finite")
     return tensors
+
+
+def settings_as_they_are(module: nn.Module, made: Mapping[str, Any], like: nn.Module) -> dict[str, Any]:
+    """Arguments of a module with what its attributes of these names were set to since it was made.
+
+    Args:
+        module: The module.
+        made: Arguments that it was made with, plain data.
+        like: What they make.
+
+    Raises:
+        CheckpointError: If an attribute was changed that is not its argument as it was given.
+    """
+    now = dict(made)
+    for name in made.keys() & vars(module).keys() & vars(like).keys():
+        value, fresh = vars(module)[name], vars(like)[name]
+        if not isinstance(value, _PLAIN) or value == fresh:
+            continue
+        if fresh != made[name]:
+            raise CheckpointError(
+                f"the policy cannot be saved: {name} was changed from {fresh!r} to {value!r}, and was made of "
+                f"{name}={made[name]!r}, which says nothing of it"
+            )
+        now[name] = value
+    return now
 
 
 def _difference(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

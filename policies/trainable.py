@@ -22,7 +22,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -30,19 +30,18 @@ from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
-from policies.age_bound import checked_max_age, overdue, with_overdue
+from policies.age_bound import certain_where_overdue, checked_max_age, with_overdue
 from policies.budget import BudgetedPolicy
 from policies.features import log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
-from policies.provenance import Provenance
+from policies.provenance import Provenance, class_name
 from policies.table import ThresholdTable
-from policies.tensor_file import read_tensors, write_tensors
+from policies.tensor_file import read_tensors, settings_as_they_are, write_tensors
 
 Select = Literal["threshold", "top"]
+_CHOICES = {"select_by": Select, "granularity": Granularity}
 _ON_THE_HUB = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 CARD = "README.md"
-CERTAIN = 1e3
-"""Score of a token that is updated in any case."""
 DEFAULT_BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
 
 
@@ -78,6 +77,7 @@ class TrainablePolicy(
         log_error_mean_G: Usual log error of each gate, to tell large from small.
         log_error_std_G: Its standard deviation.
         card: Model card that came with the checkpoint, and goes with it when it is saved or pushed; empty for none.
+        fixed: Names of attributes that cannot be changed, as tensors or thresholds depend on them.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -86,6 +86,8 @@ class TrainablePolicy(
     log_error_mean_G: Tensor
     log_error_std_G: Tensor
     card: str = ""
+    _card_read: str = ""
+    fixed: ClassVar[tuple[str, ...]] = ("gates", "dim", "granularity", "saliency_exponent", "saliency_floor")
 
     def __init__(
         self,
@@ -104,24 +106,33 @@ class TrainablePolicy(
         super().__init__()
         if gates < 1 or dim < 1:
             raise ValueError(f"gates and dim must be positive: {gates=} {dim=}")
-        for name, value, known in (("select", select, Select), ("granularity", granularity, Granularity)):
-            if value not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
         if not 0 <= saliency_exponent < math.inf or not 0 < saliency_floor < math.inf:
             raise ValueError(
                 f"saliency_exponent must be at least 0, saliency_floor above 0: {saliency_exponent=} {saliency_floor=}"
             )
-        if not 0 <= feedback < math.inf:
-            raise ValueError(f"feedback must be a number from 0, got {feedback}")
         self.gates, self.dim, self.granularity = gates, dim, granularity
         self.saliency_exponent, self.saliency_floor = saliency_exponent, saliency_floor
         self.select_by, self.feedback = select, feedback
-        self.budget, self.max_age = budget, checked_max_age(max_age)
+        self.budget, self.max_age = budget, max_age
         self.provenance = provenance
         self.table = ThresholdTable(budgets, gates)
         self.register_buffer("log_error_mean_G", torch.zeros(gates))
         self.register_buffer("log_error_std_G", torch.ones(gates))
         self.log_weight_G = nn.Parameter(torch.zeros(gates))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and vars(self).get(name, value) != value:
+            raise AttributeError(f"{name} cannot be changed: make a new policy with it, and calibrate or train that")
+        if name == "select":
+            raise AttributeError(f"select chooses the tokens; how it does is select_by = {value!r}")
+        if name in _CHOICES and value not in get_args(_CHOICES[name]):
+            known = ", ".join(get_args(_CHOICES[name]))
+            raise ValueError(f"{name.removesuffix('_by')} must be one of {known}, got {value!r}")
+        if name == "feedback" and not 0 <= value < math.inf:
+            raise ValueError(f"feedback must be a number from 0, got {value}")
+        if name == "max_age":
+            checked_max_age(value)
+        super().__setattr__(name, value)
 
     @abc.abstractmethod
     def residual(self, observation: GateObservation, relative_BN: Tensor, budget_B: Tensor) -> Tensor:
@@ -168,10 +179,7 @@ class TrainablePolicy(
 
     def logit(self, observation: GateObservation, budget_B: Tensor) -> Tensor:
         """`score` for decisions that are sampled: that of a token that is overdue is a constant, beyond doubt."""
-        score_BN = self.score(observation, budget_B)
-        if self.max_age is None:
-            return score_BN
-        return score_BN.masked_fill(overdue(observation, self.max_age), CERTAIN)
+        return certain_where_overdue(self.score(observation, budget_B), observation, self.max_age)
 
     def weighted_error(self, observation: GateObservation) -> Tensor:
         """What thresholds are set on (B, N): log error, weighed by saliency; see `PolicyMismatch` of `score`."""
@@ -222,8 +230,17 @@ class TrainablePolicy(
         return memory["threshold_offset"]
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this policy again, as they stand now; plain data."""
+        """The arguments that make this policy again, as they stand now; plain data.
+
+        Raises:
+            CheckpointError: If an attribute was changed to what no argument says.
+        """
         made: dict[str, Any] = dict(self._hub_mixin_config or {})  # type: ignore[arg-type]  # never a dataclass
+        like = self._again(made | {"provenance": None})
+        if like is not None:
+            made = settings_as_they_are(self, made, like)
+        if self.table.budgets != [round(budget, 6) for budget in made.get("budgets", DEFAULT_BUDGETS)]:
+            made["budgets"] = self.table.budgets
         budget = self.budget.tolist() if isinstance(self.budget, Tensor) else self.budget
         now: dict[str, Any] = {"budget": budget, "select": self.select_by, "feedback": self.feedback}
         if self.max_age is not None or "max_age" in made:
@@ -233,10 +250,25 @@ class TrainablePolicy(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         text = json.dumps(self.settings(), sort_keys=True, indent=2)
+        config = json.loads(text)
+        write_tensors(self, config, save_directory / SAFETENSORS_SINGLE_FILE, self._again(config))
         (save_directory / CONFIG_NAME).write_text(text)
-        write_tensors(self, json.loads(text), save_directory / SAFETENSORS_SINGLE_FILE)
-        if self.card and not (save_directory / CARD).exists():
-            (save_directory / CARD).write_text(self.card, encoding="utf-8")
+        card = save_directory / CARD
+        if self.card and (self.card != self._card_read or not card.exists()):
+            card.write_text(self.card, encoding="utf-8")
+
+    @classmethod
+    def _again(cls, settings: Mapping[str, Any]) -> TrainablePolicy | None:
+        """What settings make, without values where that can be; None if they are not all that it takes."""
+        try:
+            with torch.device("meta"):
+                return cls(**settings)
+        except TypeError:
+            return None
+        except (NotImplementedError, RuntimeError):
+            # A constructor that looks at the values of tensors, which those of the meta device have not.
+            with torch.random.fork_rng(devices=[]):
+                return cls(**settings)
 
     @classmethod
     def _from_pretrained(
@@ -250,16 +282,10 @@ class TrainablePolicy(
             for name in (CONFIG_NAME, SAFETENSORS_SINGLE_FILE)
         ]
         config = json.loads(files[0].read_text())
-        try:
-            with torch.device("meta"):
-                like = cls(**settings)
-        except (NotImplementedError, RuntimeError):
-            # A constructor that looks at the values of tensors, which those of the meta device have not.
-            like = cls(**settings)
-        tensors = read_tensors(files[1], config, like)
+        tensors = read_tensors(files[1], config, cls._again(settings) or cls(**settings))
         policy = cls(**settings)
         policy.load_state_dict(tensors, strict=False)  # what has several names is stored under one
-        policy.card = _card_of(folder, model_id, where)
+        policy.card = policy._card_read = _card_of(folder, model_id, where)
         return policy.to(map_location)
 
 
@@ -270,9 +296,3 @@ def _card_of(folder: Path, model_id: str, where: Mapping[str, Any]) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, EntryNotFoundError):
         return ""
-
-
-def class_name(kind: type) -> str:
-    """`MODULE:CLASS` of a class of the user's own, empty for those of this package."""
-    own = kind.__module__.split(".")[0] == __package__
-    return "" if own else f"{kind.__module__}:{kind.__qualname__}"

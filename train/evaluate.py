@@ -8,8 +8,10 @@ is kept in `OUT/results.jsonl`; the same command goes on from there after an int
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,20 @@ def evaluate(config: EvaluateConfig, task: VideoTask | None = None) -> Compariso
     if config.threads:
         torch.set_num_threads(config.threads)
     policies = load_policies(config)
-    with only_run_in(Path(config.out)):
+    with only_run_in(Path(config.out)), nullcontext() if task is None else _weights_of_before(task, config.dtype):
         return _Evaluation(config, policies, task).run()
+
+
+@contextmanager
+def _weights_of_before(task: VideoTask, dtype: str) -> Iterator[None]:
+    """Gives a task that goes on to be used the weights that it has now, if they are run in another type."""
+    own = next(task.model.parameters()).dtype
+    kept = None if own == dtype_named(dtype) else copy.deepcopy(task.model.state_dict())
+    try:
+        yield
+    finally:
+        if kept is not None:
+            task.model.to(own).load_state_dict(kept)
 
 
 class _Evaluation:

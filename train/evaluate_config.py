@@ -18,6 +18,7 @@ from eventful.trust import options_of_checkpoint
 from eventful.user_code import LEARNED, policy_class
 from policies import Provenance, TrainablePolicy
 from policies import load as load_policy
+from policies.provenance import class_name
 from train.config import check_settings
 from train.evaluation.contenders import DEFAULT, digest
 from train.task_config import TaskConfig, with_task
@@ -124,8 +125,12 @@ def load_policies(config: EvaluateConfig) -> dict[str, TrainablePolicy]:
 
 def policy_digest(policy: TrainablePolicy) -> str:
     """Digits that change with a policy's weights and settings, with which its name in an evaluation ends."""
-    # Settings that it does not use are left out.
-    return digest(policy, *([policy.feedback] if policy.max_age is None else [policy.feedback, policy.max_age]))
+    # Settings that it does not use are left out, and so is what an evaluation sets itself or tensors tell.
+    options: list[Any] = [policy.feedback] if policy.max_age is None else [policy.feedback, policy.max_age]
+    if class_name(type(policy)):
+        known = {"budget", "select", "feedback", "max_age", "provenance"}
+        options.append(sorted((name, value) for name, value in policy.settings().items() if name not in known))
+    return digest(policy, *options)
 
 
 def completed(

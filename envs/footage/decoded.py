@@ -57,23 +57,11 @@ class Alteration(Protocol):
 
 
 VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".mkv",
-        ".mov",
-        ".avi",
-        ".webm",
-        ".m4v",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ogv",
-    ]
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
+        *(".mpg", ".mpeg", ".vob", ".m2v", ".ts", ".mts", ".m2ts", ".mxf", ".dv", ".mjpeg", ".y4m"),
+        *(".h264", ".264", ".h265", ".265", ".hevc"),
+    }
 )
 
 

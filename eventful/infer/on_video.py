@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -99,6 +101,7 @@ def prepare(
             policy = policies.load(policy)
     provenance = policy.provenance if isinstance(policy, TrainablePolicy) else Provenance()
     used: Mapping[str, Any] = {}
+    ready = not (task is None or isinstance(task, str))
     if task is None or isinstance(task, str):
         task, used = _task(task, task_options or {}, provenance, trust)
     if provenance.backbone:
@@ -108,7 +111,11 @@ def prepare(
         unknown = [name for name in run if name not in _OPTIONS]
         if unknown:
             raise UserError(f"eventful.wrap has no option {unknown[0]!r}{nearest(unknown[0], _OPTIONS)}")
-        model = wrap(task.model, policy, **run)
+        vit = task.model
+        if ready and next(vit.parameters()).dtype != dtype_named(dtype):
+            # The caller's own model must not come out of this with rounded weights.
+            vit = copy.deepcopy(vit)
+        model = wrap(vit, policy, **run)
     place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return VideoRunner(model.to(place, dtype_named(dtype)), task, dense_every)
 
@@ -120,28 +127,43 @@ def run_frames(
     max_frames: int | None = None,
     pace: Pace | None = None,
 ) -> Iterator[FrameResult]:
-    """Runs frames one by one, and sets the policy's budget where the schedule changes it, or as the pace asks."""
+    """Runs frames one by one, and sets the policy's budget where the schedule changes it, or as the pace asks.
+
+    When the run ends, the policy has the budget again that it came with.
+    """
     policy = runner.model.policy
     changes = dict(_checked(schedule or ([] if pace is None else [(0, pace.budget)]), policy))
     done, cuts = perf_counter(), frames.cuts
     asked = done
-    for index, (frame, time) in enumerate(itertools.islice(frames.timed(), max_frames)):
-        waited = perf_counter() - asked
-        if frames.cuts != cuts:
-            runner.flush()
-            cuts = frames.cuts
-        if index in changes:
-            policy.budget = changes[index]
-        if frames.live:
-            # A camera is waited for; a file is read as fast as it can be, and that is part of the work.
-            done = perf_counter()
-        result = runner.step(frame, time)
-        yield replace(result, waited=waited)
-        asked = perf_counter()
-        started, done = done, perf_counter()
-        if pace is not None:
-            pace.note(done - started, result.macs_ratio, result.flush)
-            policy.budget = pace.budget
+    with _budget_of_before(policy) if changes else nullcontext():
+        for index, (frame, time) in enumerate(itertools.islice(frames.timed(), max_frames)):
+            waited = perf_counter() - asked
+            if frames.cuts != cuts:
+                runner.flush()
+                cuts = frames.cuts
+            if index in changes:
+                policy.budget = changes[index]
+            if frames.live:
+                # A camera is waited for; a file is read as fast as it can be, and that is part of the work.
+                done = perf_counter()
+            result = runner.step(frame, time)
+            yield replace(result, waited=waited)
+            asked = perf_counter()
+            started, done = done, perf_counter()
+            if pace is not None:
+                pace.note(done - started, result.macs_ratio, result.flush)
+                policy.budget = pace.budget
+
+
+@contextmanager
+def _budget_of_before(policy: Policy) -> Iterator[None]:
+    """Gives a policy back the budget that it has now."""
+    kept = policy.budget
+    try:
+        yield
+    finally:
+        if kept is not None:
+            policy.budget = kept
 
 
 def _checked(schedule: BudgetSchedule, policy: Policy) -> BudgetSchedule:

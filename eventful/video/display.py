@@ -5,6 +5,7 @@ Shape suffixes: H height, W width.
 
 from __future__ import annotations
 
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +16,9 @@ from PIL import Image
 from eventful.errors import VideoError
 from eventful.video.frames import Frame
 from eventful.video.pixel_limit import check_pixels
+
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+"""Transfer functions of high dynamic range, by their numbers in H.273."""
 
 SKEW = 0.01
 """Entries of a display matrix below this share of the largest are rounding errors (half a degree)."""
@@ -41,6 +45,27 @@ def as_displayed(picture: Any, pixel_aspect: Fraction | None, where: str) -> Fra
     else:
         rgb = picture.to_ndarray(format="rgb24", **size)
     return np.ascontiguousarray(_upright(rgb, display_matrix(picture), where))
+
+
+def warn_of_what_stays(picture: Any, where: str) -> None:
+    """Warns of what players may change when they show such pictures and what is read here as it is stored.
+
+    Args:
+        picture: A picture that PyAV has decoded.
+        where: What it belongs to, such as `video a.mp4`, with which the warning begins.
+    """
+    if picture.interlaced_frame:
+        warnings.warn(
+            f"{where} is interlaced: what moves has combed edges. Deinterlace it (ffmpeg -i IN -vf bwdif OUT)",
+            stacklevel=2,
+        )
+    if picture.color_trc in HDR_TRANSFERS:
+        kind = HDR_TRANSFERS[picture.color_trc]
+        warnings.warn(
+            f"{where} has a high dynamic range ({kind}), which is not mapped to that of other films: its colours are "
+            "pale or dark. Map its tones first (ffmpeg, filter tonemap)",
+            stacklevel=2,
+        )
 
 
 def over_black(image: Image.Image) -> Frame:

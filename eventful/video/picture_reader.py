@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from eventful.errors import VideoError
 from eventful.video.frames import DEFAULT_FPS, Frame, FrameReader, TimedFrame, size_text
-from eventful.video.pictures import IMAGE_SUFFIXES, picture_count, pictures_of
+from eventful.video.pictures import IMAGE_SUFFIXES, UNREAD_SUFFIXES, picture_count, pictures_of
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order; hidden files are left out."""
-    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    """The images of a folder in natural order; hidden files are left out.
+
+    Raises:
+        VideoError: If pictures that cannot be read lie among them.
+    """
+    files = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    # Beside a picture of the same name it is another version of it, such as a camera's raw data.
+    unread = [p for p in files if p.suffix.lower() in UNREAD_SUFFIXES and p.stem not in {q.stem for q in images}]
+    if images and unread:
+        raise VideoError(
+            f"folder {folder} has {len(unread)} pictures that cannot be read, such as {min(unread).name}, among "
+            f"{len(images)} that can: frames would be missing. Convert them to JPEG or PNG, or take them out"
+        )
     return sorted(images, key=_natural)
 
 
@@ -60,8 +73,9 @@ def _first_fps(path: Path) -> float:
     return DEFAULT_FPS if shown_s is None else 1 / shown_s
 
 
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort key by which frame2 comes before frame10."""
-    # Decimals alone: int() takes no superscripts, which count as digits.
-    parts = re.split(r"(\d+)", path.name)
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+def _natural(path: Path) -> list[tuple[bool, Decimal, str]]:
+    """Sort key by which frame2 comes before Frame10, and 1700000000.25 before 1700000000.3."""
+    # Seconds of a clock have decimals. ASCII alone: superscripts count as digits, and are no numbers.
+    parts = re.split(r"(\d{9,}\.\d+|\d+)", path.name.casefold(), flags=re.ASCII)
+    numbers = [(False, Decimal(part), part) if k % 2 else (True, Decimal(0), part) for k, part in enumerate(parts)]
+    return [*numbers, (True, Decimal(0), path.name)]

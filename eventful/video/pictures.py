@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -29,8 +29,22 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
 """Pillow's names of what is read. Others stay closed: some of Pillow's readers run other programs (EPS)."""
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif", ".avif"}
+    {
+        *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif"),
+        ".avif",
+    }
 )
+
+UNREAD_SUFFIXES = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".exr", ".dpx", ".hdr", ".pfm", ".psd", ".svg"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    }
+)
+"""Pictures, too, but of kinds that folders of pictures cannot have."""
+
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"})
+"""Of which FFmpeg would give a single tile."""
 
 STUTTER_MS, STUTTER_SHOWN_MS = 10, 100
 """Pictures of animations that are to be shown for so short a time are shown for so long, as browsers do it."""
@@ -50,14 +64,24 @@ DEEP_FORMATS = ("PNG", "PPM")
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture, by its suffix or its content. Motion JPEG begins as JPEG: the suffix decides."""
+    """Whether a file is a picture, by its suffix or its content. Motion JPEG begins as JPEG: the suffix decides.
+
+    Raises:
+        VideoError: If it is one of a kind that cannot be read.
+    """
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     try:
         with _opened(path) as image:
             return image.format not in PHOTOGRAPHS
     except VideoError:
-        return False
+        pass
+    head = b""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS:
+        raise VideoError(f"{path} is a HEIF picture, which cannot be read: convert it to JPEG or PNG")
+    return False
 
 
 def pictures_of(path: Path) -> Iterator[tuple[Frame, float | None]]:

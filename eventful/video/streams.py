@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from av.format import Flags
 
 from eventful.errors import VideoError
-from eventful.video.display import as_displayed
+from eventful.video.display import as_displayed, warn_of_what_stays
 from eventful.video.frames import DEFAULT_FPS, Frame, FrameReader, TimedFrame, reason, size_text
 from eventful.video.opening import open_source
 from eventful.video.timing import FrameClock, plausible_fps
@@ -74,7 +74,9 @@ class StreamReader(FrameReader):
                 if frame.shape != first:
                     sizes = f"from {size_text(first)} to {size_text(frame.shape)} (height x width)"
                     raise VideoError(f"{name} changes its size at frame {k} {sizes}")
-                yield TimedFrame(frame, self.clock.at(_stamp(picture)))
+                if not k:
+                    warn_of_what_stays(picture, name)
+                yield TimedFrame(frame, self.clock.at(_stamp(picture, container.format.name)))
 
     def _decoded(self, container: Any) -> Iterator[Any]:
         """Decoded frames; a damaged packet, a decoding error or an early end is an error after the frames before it."""
@@ -118,9 +120,12 @@ def until_fault(items: Iterator[Any]) -> Iterator[Any]:
         yield error
 
 
-def _stamp(picture: Any) -> Fraction | None:
-    """When a picture is shown by the container's clock, in seconds; where it does not say, when it was decoded."""
-    ticks = picture.dts if picture.pts is None else picture.pts
+def _stamp(picture: Any, container: str) -> Fraction | None:
+    """When a picture is shown by the container's clock, in seconds; where it does not say, when it was decoded.
+
+    AVI never says; what FFmpeg gives instead is wrong where pictures are stored in another order than shown.
+    """
+    ticks = picture.dts if picture.pts is None or container == "avi" else picture.pts
     return None if ticks is None or not picture.time_base else ticks * picture.time_base
 
 

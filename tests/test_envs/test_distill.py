@@ -203,6 +203,13 @@ def wrapped(state: dict[str, Any], prefix: str, **others: Any) -> dict[str, Any]
         lambda sd, old: {**sd, "mask_token": torch.zeros(1, 64)},
         lambda sd, old: {"state_dict": old, "state_dict_ema": sd},
         lambda sd, old: {"model": old, "model_ema": {"module." + name: value for name, value in sd.items()}},
+        lambda sd, old: wrapped(sd, "_orig_mod.module."),
+        lambda sd, old: wrapped(sd, "module.module.", n_averaged=torch.tensor(3)),
+        lambda sd, old: {"student": old, "teacher": wrapped(sd, "backbone.", **{"dino_head.w": torch.ones(2)})},
+        lambda sd, old: {"encoder": old, "target_encoder": wrapped(sd, "module.")},
+        lambda sd, old: wrapped(sd, "encoder.", **{"decoder.weight": torch.ones(3)}),
+        lambda sd, old: wrapped(sd, "visual.trunk."),
+        lambda sd, old: {"student": sd, "optimizer": {"state": {}, "param_groups": []}},
     ],
 )
 def test_weights_are_found_where_training_scripts_put_them(inside: Any, tmp_path: Path) -> None:
@@ -216,6 +223,25 @@ def test_what_is_left_out_of_a_weights_file_is_said(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", img_size=64).state_dict()
     torch.save(wrapped(state, "backbone.", **{"decode_head.weight": torch.zeros(2)}), tmp_path / "w.pth")
     with pytest.warns(UserWarning, match=r"under 'backbone\.'; not read: decode_head\.weight"):
+        load_backbone("test_vit", tmp_path / "w.pth", (64, 64))
+
+
+def test_other_weights_in_the_same_file_are_named(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", img_size=64).state_dict()
+    torch.save({"model": state, "ema": state, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=r"under 'model' are read; not read: those under ema$"):
+        load_backbone("test_vit", tmp_path / "w.pth", (64, 64))
+    torch.save({"online": state}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"one under state_dict_ema, .* student \(it has online\)"):
+        load_backbone("test_vit", tmp_path / "w.pth", (64, 64))
+
+
+def test_quantised_weights_are_not_taken_for_numbers(tmp_path: Path) -> None:
+    state = {
+        name: (x * 100).to(torch.int8) for name, x in timm.create_model("test_vit", img_size=64).state_dict().items()
+    }
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"whole numbers, as of a quantised model: blocks\.0\.attn"):
         load_backbone("test_vit", tmp_path / "w.pth", (64, 64))
 
 

@@ -177,3 +177,28 @@ def test_policy_that_does_not_fit_is_refused_when_attached(attach: str) -> None:
             eventful.wrap(vit(), other, granularity="frame")
         else:
             eventful.wrap(vit(), policies.All(), granularity="frame").policy = other
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("budget", 0.3, "set model.policy.budget"),
+        ("options", None, "options of a wrapped model cannot be changed: wrap the model again"),
+        ("granularity", "frame", "granularity of a wrapped model cannot be changed"),
+        ("scene_cut", 0.1, "scene_cut of a wrapped model cannot be changed"),
+    ],
+)
+def test_settings_that_nobody_would_read_are_refused(name: str, value: object, said: str) -> None:
+    model = eventful.wrap(vit(), policies.TopR(3))
+    with pytest.raises(AttributeError, match=said):
+        setattr(model, name, value)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_shallow_copy_has_streams_of_its_own(granularity: str, frames: list[Tensor]) -> None:
+    model = eventful.wrap(vit(), policies.TopR(3), granularity=granularity)
+    run(model, frames[:2])
+    twin, expected = copy.copy(model), run(copy.deepcopy(model), frames[2:])
+    torch.testing.assert_close(run(twin, frames[2:]), expected, rtol=0, atol=0)
+    torch.testing.assert_close(run(model, frames[2:]), expected, rtol=0, atol=0)
+    assert twin.vit is model.vit and twin.policy is model.policy

@@ -14,7 +14,7 @@ from tiny_task import TinyTask
 import eventful
 import policies
 from policies import AgeBound
-from policies.trainable import CERTAIN
+from policies.age_bound import CERTAIN
 
 
 @given(max_age=st.integers(1, 9), seed=st.integers(0, 50))

@@ -207,3 +207,14 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     loaded = policies.load(tmp_path, Tied)
     assert loaded.second.weight is loaded.first.weight
     torch.testing.assert_close(loaded.score(observation()), policy.score(observation()))
+
+
+def test_a_misspelt_folder_is_not_looked_for_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LearnedPolicy, "from_pretrained", lambda *_: pytest.fail("it is looked for"))
+    monkeypatch.chdir(folder.parent.parent)
+    place, name = folder.parent.name, folder.name
+    for wrong in (f"{place}/{name}x", f"{place}/{name[:-1]}", f"./{place}/{name}x", str(folder) + "x"):
+        with pytest.raises(CheckpointError, match=rf"no policy checkpoint at .*; did you mean .*{name}\?"):
+            policies.load(wrong)
+    with pytest.raises(CheckpointError, match=r"no policy checkpoint at \S+: expected a folder"):
+        policies.load(f"{place}/nothing-like-it")

@@ -261,3 +261,18 @@ def test_the_command_from_a_table_of_videos(
     assert (code, err) == (2, f"eventful-tune: error: {problem}\n")
     code, err = run("heuristic=top-r:2", "prefix=free")
     assert code == 2 and "prefix must be pinned | ordinary, got 'free'" in err
+
+
+def test_a_model_runs_as_its_policy_was_trained() -> None:
+    trained = {"attention": "paper", "prefix": "ordinary", "granularity": "gate"}
+    policy = LearnedPolicy(6, 8, "gate", provenance={"options": trained})
+    assert command._options(policy, TuneConfig()) == trained
+    assert command._options(policy, TuneConfig(attention="exact", prefix="pinned")) == {
+        "attention": "exact",
+        "prefix": "pinned",
+        "granularity": "gate",
+    }
+    assert command._options(policies.TopR(3), TuneConfig(prefix="ordinary")) == {
+        "granularity": "gate",
+        "prefix": "ordinary",
+    }

@@ -32,7 +32,7 @@ from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
 from eventful.infer.arguments import heuristic
 from eventful.user_code import policy_class
-from policies import Policy, PolicyMismatch
+from policies import Policy, PolicyMismatch, TrainablePolicy
 from policies.content_hash import content_hash
 from train.config import load_config, part
 from train.files.folder_lock import only_run_in
@@ -119,11 +119,9 @@ class _Run:
             return eventful.wrap(
                 vit,
                 policy,
-                granularity=_granularity(policy),
-                attention=config.attention,
-                prefix=config.prefix,
                 buffer_dtype=stored,
                 product_dtype=product,
+                **_options(policy, config),
             )
 
     def _split(self, split: str) -> Sequence[LabelledVideo]:
@@ -189,8 +187,11 @@ def _policy(config: TuneConfig) -> Policy | None:
     return policy
 
 
-def _granularity(policy: Policy) -> Any:
-    return getattr(policy, "granularity", "gate")
+def _options(policy: Policy, config: TuneConfig) -> dict[str, Any]:
+    """How the model is run: as the policy was trained, where nothing else is given."""
+    trained = policy.provenance.options if isinstance(policy, TrainablePolicy) else {}
+    given = {name: value for name in ("attention", "prefix") if (value := getattr(config, name)) is not None}
+    return {**trained, **given, "granularity": getattr(policy, "granularity", "gate")}
 
 
 def _main(argv: Sequence[str]) -> None:

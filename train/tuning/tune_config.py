@@ -36,9 +36,10 @@ class TuneConfig(TuningOptions):
         policy: Checkpoint of a policy instead: a folder, or the name of one on the hub.
         policy_class: Class of the policy, if it is your own.
         budget: Share of the dense MACs that the policy is to spend; its own if not given.
-        attention: Attention update: `exact`, `paper` (as published) or `recompute`.
+        attention: Attention update: `exact`, `paper` (as published) or `recompute`; the policy's own if not given, else
+            `exact`.
         prefix: Whether the class token is updated wherever another token is (`pinned`), or chosen like any other
-            (`ordinary`, as published).
+            (`ordinary`, as published); the policy's own if not given, else `pinned`.
         buffer_dtype: Data type of the N x N buffers of attention=paper; that of the tokens if not given.
         product_dtype: Data type of attention weights, values and their sums of attention=paper, published: `float16`.
         dtype: Data type of the spatial part.
@@ -65,8 +66,8 @@ class TuneConfig(TuningOptions):
     policy: str | None = None
     policy_class: str = LEARNED
     budget: float | None = setting(None, "(0, 1]")
-    attention: AttentionMode = "exact"
-    prefix: Prefix = "pinned"
+    attention: AttentionMode | None = None
+    prefix: Prefix | None = None
     buffer_dtype: str | None = None
     product_dtype: str | None = None
     dtype: str = "float32"
