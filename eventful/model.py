@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from copy import copy
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +20,7 @@ from eventful.families.timm_interface import TimmInterface
 from eventful.frame_plan import Plans, gates_of
 from eventful.gates import Decide, FrameRun, drive, one_frame
 from eventful.macs.ledger import FrameMacs
-from eventful.options import AttentionMode, GatePosition, Options, Prefix, Reference, Resize
+from eventful.options import OPTION_NAMES, AttentionMode, GatePosition, Options, Prefix, Reference, Resize
 from eventful.state import StreamState
 from eventful.stream_checks import (
     OneAtATime,
@@ -38,7 +37,6 @@ from policies.protocol import GateObservation, Granularity, Layout, Policy, Sele
 
 Step = Generator[GateObservation, Selection, tuple[Tensor, StreamState]]
 Result = TypeVar("Result")
-_OPTIONS = frozenset(option.name for option in fields(Options))
 
 
 def wrap(
@@ -133,7 +131,7 @@ class EventfulModel(TimmInterface):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "budget":
             raise AttributeError("the budget is the policy's: set model.policy.budget")
-        if name == "options" or name in _OPTIONS:
+        if name == "options" or name in OPTION_NAMES:
             raise AttributeError(
                 f"{name} of a wrapped model cannot be changed: wrap the model again, its weights are shared"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
@@ -73,3 +73,6 @@ class Options:
     def paper_types(self) -> PaperTypes:
         """The types of `attention="paper"`."""
         return PaperTypes(self.buffer_dtype, self.product_dtype)
+
+
+OPTION_NAMES = frozenset(option.name for option in fields(Options))
