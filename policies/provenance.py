@@ -17,6 +17,19 @@ _TEXTS = ("policy", "backbone", "command")
 FORMAT = 1
 """Raised when the meaning of an entry changes."""
 
+CARD_TEMPLATE = """---
+{{ card_data }}
+---
+
+# Token selection for a vision transformer
+
+Decides which tokens are computed anew in each frame of a video. `policies.load(FOLDER)` loads it, and
+`eventful-infer VIDEO --policy FOLDER --budget 0.2 --out OUT` runs it. Task, model and command of its training are in
+`config.json`. What it is worth has not been measured here: `eventful-evaluate configs/evaluate.yaml policy=FOLDER
+out=EVALUATION`, then `python -m train.card policy=FOLDER evaluation=EVALUATION`, write it into this card.
+"""
+"""Model card of a checkpoint that nobody has evaluated."""
+
 
 @dataclass(frozen=True)
 class Provenance:

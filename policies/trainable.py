@@ -34,7 +34,7 @@ from policies.age_bound import certain_where_overdue, checked_max_age, with_over
 from policies.budget import BudgetedPolicy
 from policies.features import log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
-from policies.provenance import Provenance, class_name
+from policies.provenance import CARD_TEMPLATE, Provenance, class_name
 from policies.table import ThresholdTable
 from policies.tensor_file import read_tensors, settings_as_they_are, write_tensors
 
@@ -52,6 +52,7 @@ class TrainablePolicy(
     library_name="eventful-policies",
     tags=["eventful-transformers", "token-selection"],
     license="apache-2.0",
+    model_card_template=CARD_TEMPLATE,
 ):
     """A residual on the calibrated threshold; one checkpoint serves all budgets.
 

@@ -117,7 +117,7 @@ def test_python(tmp_path: Path, unpretrained, capsys) -> None:
             writer.write(np.full((120, 160, 3), 20 * k, np.uint8))
     assert execute("README.md")["features"].shape == (1, 392, 384)
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 5 + 8
+    assert len(printed) == 5 + 5 + 8
 
 
 def test_python_of_my_model(unpretrained, capsys) -> None:

@@ -35,6 +35,13 @@ def test_it_says_what_the_evaluation_itself_says(folder: Path, tmp_path: Path):
     assert (tmp_path / "images" / "small-squares.png").stat().st_size > 1000
 
 
+def test_a_goal_that_both_sides_meet_at_once_has_no_ratio(folder: Path, tmp_path: Path):
+    report._main([f"evaluations.Squares={folder}", f"out={tmp_path / 'page.md'}", "tolerances=[0.99]"])
+    (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if "the best of all rules" in line]
+    assert "| both, with the smallest share tried |" in row
+    assert "that does not look" not in (tmp_path / "page.md").read_text(), "no rule looks: the best of all is that one"
+
+
 def test_what_stands_around_the_marks_is_kept(folder: Path, tmp_path: Path):
     out = tmp_path / "page.md"
     out.write_text(f"# Ours\n\nbefore\n\n{pages.BEGIN}\nyesterday\n{pages.END}\n\nafter\n")

@@ -136,3 +136,10 @@ def test_evaluations_tell_settings_of_ones_own_apart() -> None:
     assert policy_digest(policy) == policy_digest(other), "an evaluation sets the budgets itself"
     other.heat = 2.0
     assert policy_digest(policy) != policy_digest(other)
+
+
+def test_the_card_of_a_policy_that_nobody_has_evaluated_claims_nothing(tmp_path: Path) -> None:
+    Tempered(1, 8).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "license: apache-2.0" in card and "has not been measured" in card
+    assert "pushed" not in card and "More Information" not in card

@@ -102,7 +102,8 @@ def goal(comparison: Comparison, tolerance: float) -> str:
 
 
 def _ratios(comparison: Comparison, tolerance: float) -> list[list[str]]:
-    best = {blind: comparison.thriftiest(tolerance, blind) for blind in (False, True) if comparison.rules(blind)}
+    kinds = [False, True] if len(comparison.rules(blind=True)) < len(comparison.rules()) else [False]
+    best = {blind: comparison.thriftiest(tolerance, blind) for blind in kinds if comparison.rules(blind)}
     names = {False: "the best of all rules", True: f"the best {_BLIND}"}
     rows = []
     for ours in _learned(comparison):
@@ -110,11 +111,19 @@ def _ratios(comparison: Comparison, tolerance: float) -> list[list[str]]:
             if theirs is None:
                 rows.append([ours.label, goal(comparison, tolerance), f"{names[blind]}: none gets there", "", ""])
                 continue
-            ratio = comparison.needed_ratio(ours, theirs, tolerance)
             over = f"{theirs.label}, {names[blind]}"
+            if all(_at_once(comparison.needed(c, tolerance), comparison.points(c)) for c in (ours, theirs)):
+                rows.append([ours.label, goal(comparison, tolerance), over, "both, with the smallest share tried", ""])
+                continue
+            ratio = comparison.needed_ratio(ours, theirs, tolerance)
             ends = f"{_ratio(ratio.low)} to {_ratio(ratio.high)}"
             rows.append([ours.label, goal(comparison, tolerance), over, _ratio(ratio.value), ends])
     return rows
+
+
+def _at_once(needed: Estimate, points: Sequence[FrontierPoint]) -> bool:
+    """Whether the smallest share that was tried is enough."""
+    return needed.value <= min(point.share.value for point in points) * (1 + 1e-9)
 
 
 def _ratio(value: float) -> str:
@@ -129,7 +138,7 @@ def _reach(needed: Estimate, points: Sequence[FrontierPoint]) -> list[str]:
 
     if needed.value == float("inf"):
         shown = f"not reached (up to {percent(max(shares))})"
-    elif needed.value <= min(shares) * (1 + 1e-9):
+    elif _at_once(needed, points):
         shown = f"at most {percent(needed.value)} (the smallest tried)"
     else:
         shown = percent(needed.value)
