@@ -193,6 +193,7 @@ def test_a_model_of_transformers_is_wrapped(monkeypatch) -> None:
     assert [states.shape for states in hidden] == [dense.last_hidden_state.shape] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "small"),
     [("my-video.md", ["image_size=[28,42]"]), ("transformers.md", ["head=my_head:depth"])],
