@@ -101,4 +101,5 @@ def shown(hint: Any) -> str:
     if isinstance(hint, type) and not get_args(hint):
         return hint.__name__
     text = str(hint).replace("typing.", "")
-    return re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " | "), text)
+    text = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " | "), text)
+    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)

@@ -260,7 +260,7 @@ def test_the_command_from_a_table_of_videos(
     problem = "data listed has no option 'tables'; did you mean table? (it takes: table)"
     assert (code, err) == (2, f"eventful-tune: error: {problem}\n")
     code, err = run("heuristic=top-r:2", "prefix=free")
-    assert code == 2 and "prefix must be Optional[pinned | ordinary], got 'free'" in err
+    assert code == 2 and "prefix must be pinned | ordinary | None, got 'free'" in err
 
 
 def test_a_model_runs_as_its_policy_was_trained() -> None:
