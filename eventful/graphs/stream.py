@@ -1,7 +1,7 @@
 """Streams whose frames are replayed as one CUDA graph: the device is handed all of a frame's kernels at once.
 
-An eventful frame is many small kernels, and on a GPU it takes longer to launch them one by one from Python than to run
-them. A graph has fixed shapes and never waits for the host, so what can be graphed is what can be exported.
+An eventful frame is many small kernels, and to launch them one by one from Python can take longer than to run them. A
+graph has fixed shapes and never waits for the host, so what can be graphed is what can be exported.
 """
 
 from __future__ import annotations

@@ -20,6 +20,12 @@ from envs.task import VideoTask
 from eventful import EventfulModel
 from policies import GateObservation, Policy, Selection
 
+_LEAST = 1e-12
+"""Lowest price."""
+
+_GAIN = 0.05
+"""How much the logarithm of a price rises for each frame that has twice as many tokens as the mean should."""
+
 
 class Oracle(Policy):
     """Selects the r tokens with the greatest benefit; has to `foresee` every frame before the model runs on it.
@@ -88,6 +94,3 @@ class PricedOracle(Oracle):
         excess = float(selection.as_mask(benefit_BN.shape[1]).sum()) / (self.r * len(benefit_BN)) - 1
         self._log_price = max(self._log_price + _GAIN / observation.layout.gates * excess, math.log(_LEAST))
         return selection
-
-
-_LEAST, _GAIN = 1e-12, 0.05
