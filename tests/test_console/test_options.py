@@ -32,7 +32,7 @@ from train.detector.train import DetectorConfig
 from train.evaluate_config import EvaluateConfig
 from train.paper.actions_config import ActionsConfig
 from train.paper.detection_config import PaperConfig
-from train.report import ReportConfig
+from train.report.__main__ import ReportConfig
 from train.serving.load import LoadConfig
 from train.train_config import TrainConfig
 from train.tuning.tune_config import TuneConfig

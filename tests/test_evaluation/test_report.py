@@ -7,9 +7,10 @@ from evaluation_tiny import checkpoint, config
 from squares_task import Squares
 
 from eventful.errors import UserError
-from train import pages, report
+from train import pages
 from train.evaluate import evaluate
 from train.evaluation.results_file import read_finished
+from train.report.__main__ import main as report
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def page(folder: Path, out: Path) -> str:
-    report._main([f"evaluations.Small squares={folder}", f"out={out}"])
+    report([f"evaluations.Small squares={folder}", f"out={out}"])
     return out.read_text()
 
 
@@ -36,7 +37,7 @@ def test_it_says_what_the_evaluation_itself_says(folder: Path, tmp_path: Path):
 
 
 def test_a_goal_that_both_sides_meet_at_once_has_no_ratio(folder: Path, tmp_path: Path):
-    report._main([f"evaluations.Squares={folder}", f"out={tmp_path / 'page.md'}", "tolerances=[0.99]"])
+    report([f"evaluations.Squares={folder}", f"out={tmp_path / 'page.md'}", "tolerances=[0.99]"])
     (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if "the best of all rules" in line]
     assert "| both, with the smallest share tried |" in row
     assert "that does not look" not in (tmp_path / "page.md").read_text(), "no rule looks: the best of all is that one"
@@ -68,7 +69,7 @@ def test_evaluations_that_have_not_begun_or_ended_are_told(folder: Path, tmp_pat
     with pytest.raises(UserError, match="no run of Nothing"):
         page(tmp_path, tmp_path / "page.md")
     with pytest.raises(UserError, match="no evaluations"):
-        report._main([])
+        report([])
 
 
 def test_contenders_that_are_not_finished_are_left_out_and_named(folder: Path, tmp_path: Path):

@@ -24,7 +24,7 @@ from train.card.text import card_text
 from train.config import command_line, load_config
 from train.evaluate_config import policy_digest
 from train.evaluation.results_file import Finished, read_finished
-from train.report import comparison_of
+from train.report.finished import comparison_of
 
 COMMAND = "python -m train.card"
 

@@ -208,28 +208,29 @@ class Comparison:
 
     def needed(self, contender: Contender, tolerance: float) -> Estimate:
         """Share of the dense MACs that keeps the first measure within a tolerance of the dense model."""
-        return Estimate.of(self._needed(contender, tolerance))
+        return Estimate.of(self.needed_R(contender, tolerance))
+
+    def needed_R(self, contender: Contender, tolerance: float) -> Array:
+        """The same for the sample and each resample (R + 1,); infinite where a policy never gets there."""
+        measure = self.measures[0]
+        dense_R = self._mean(self.end("All").records, measure.id)
+        target_R = dense_R * (1 - tolerance) if measure.higher_is_better else np.full_like(dense_R, tolerance)
+        return self.frontier(contender, measure).needed(target_R, measure.higher_is_better)
 
     def thriftiest(self, tolerance: float, blind: bool = False) -> Contender | None:
         """The rule that needs the smallest share on these clips; None if none of them gets there."""
         rules = self.rules(blind)
-        best = min(rules, key=lambda c: self._needed(c, tolerance)[0], default=None)
-        return None if best is None or np.isinf(self._needed(best, tolerance)[0]) else best
+        best = min(rules, key=lambda c: self.needed_R(c, tolerance)[0], default=None)
+        return None if best is None or np.isinf(self.needed_R(best, tolerance)[0]) else best
 
     def needed_ratio(self, ours: Contender, theirs: Contender, tolerance: float) -> Estimate:
         """Share that one policy needs over the share that another needs, on the same resamples.
 
         0 where only the other never gets there; resamples in which neither does are left out.
         """
-        ours_R, theirs_R = self._needed(ours, tolerance), self._needed(theirs, tolerance)
+        ours_R, theirs_R = self.needed_R(ours, tolerance), self.needed_R(theirs, tolerance)
         with np.errstate(invalid="ignore"):
             return Estimate.of(ours_R / theirs_R)
-
-    def _needed(self, contender: Contender, tolerance: float) -> Array:
-        measure = self.measures[0]
-        dense_R = self._mean(self.end("All").records, measure.id)
-        target_R = dense_R * (1 - tolerance) if measure.higher_is_better else np.full_like(dense_R, tolerance)
-        return self.frontier(contender, measure).needed(target_R, measure.higher_is_better)
 
     def area(self, contender: Contender, measure: Measure) -> Estimate:
         """Mean quality over log share between the smallest and the largest budget."""

@@ -39,23 +39,36 @@ class Frontier:
             log_share = np.concatenate([np.log(shares[:, :1]), np.log(share_RK), np.log(shares[:, 1:])], 1)
             self._all = _sorted(log_share, np.concatenate([qualities[:, :1], quality_RK, qualities[:, 1:]], 1))
 
-    def at(self, share: float) -> Array:
-        """Quality at an exact share (R + 1,), interpolated in log share; constant beyond the ends."""
-        x = np.log(share)
-        return np.array([np.interp(x, xs, ys) for xs, ys in zip(*self._all, strict=True)])
+    @property
+    def points(self) -> tuple[Array, Array]:
+        """Shares and qualities of the measured points (R + 1, K), by share."""
+        return np.exp(self._own[0]), self._own[1]
+
+    def at(self, share: float | Array) -> Array:
+        """Quality at an exact share, or at one for each resample (R + 1,), interpolated in log share.
+
+        Constant beyond the ends.
+        """
+        x_R = np.broadcast_to(np.log(share), len(self._all[0]))
+        return np.array([np.interp(x, xs, ys) for x, xs, ys in zip(x_R, *self._all, strict=True)])
 
     def area(self, low: float, high: float) -> Array:
         """Mean quality over log share between two shares (R + 1,): the area under the frontier over its width."""
         x0, x1 = np.log(low), np.log(high)
         return np.array([_mean_between(xs, ys, x0, x1) for xs, ys in zip(*self._all, strict=True)])
 
-    def needed(self, target_R: Array, higher_is_better: bool = True) -> Array:
+    def needed(self, target_R: Array, higher_is_better: bool = True, ends: bool = False) -> Array:
         """Smallest share from which on the quality stays at the target or better (R + 1,).
 
         Only measured points count: the smallest of them if all are good enough, infinity if the last one is not.
+
+        Args:
+            target_R: Quality that is asked for.
+            higher_is_better: Its direction.
+            ends: Whether the ends count, too.
         """
         sign = 1.0 if higher_is_better else -1.0
-        rows = zip(*self._own, target_R, strict=True)
+        rows = zip(*(self._all if ends else self._own), target_R, strict=True)
         return np.array([np.exp(_stays_above(xs, sign * ys, sign * target)) for xs, ys, target in rows])
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import isinf
 
 from train.evaluation.bootstrap import Estimate
 from train.evaluation.comparison import Comparison, Difference, FrontierPoint
@@ -34,6 +35,17 @@ def with_interval(estimate: Estimate) -> str:
 def signed(estimate: Estimate) -> str:
     """A difference and its interval."""
     return f"{estimate.value:+.2g} [{estimate.low:+.2g}, {estimate.high:+.2g}]"
+
+
+def reached(estimate: Estimate, show: Callable[[float], str] = percent) -> str:
+    """A share that something needs, with its interval; either may be infinite."""
+    value, low, high = ("not reached" if isinf(x) else show(x) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def ratio(estimate: Estimate) -> str:
+    """Such a share over another one."""
+    return reached(estimate, "{:.2f}".format)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], aligned: bool = True) -> str:
