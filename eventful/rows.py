@@ -177,6 +177,41 @@ class PackedRows(Rows):
         return [part - b * self.tokens for b, part in enumerate(parts)]
 
 
+class FilledRows(PackedRows):
+    """A fixed number of rows of which some are meant; what is computed for the others is not kept.
+
+    Shapes are known before it is known which rows there are, so that nobody waits for the device. Costs are those of
+    all rows.
+
+    Attributes:
+        valid_P: Which rows are meant, bool.
+    """
+
+    def __init__(self, index_BM: Tensor, valid_BM: Tensor, tokens: int) -> None:
+        rows = PackedRows.from_index(index_BM, tokens)
+        super().__init__(rows.flat_P, rows.lengths, tokens)
+        self.valid_P = valid_BM.reshape(-1)
+
+    def put(self, buffer_BN: Tensor | None, values: Tensor) -> Tensor:
+        """See `Rows.put`."""
+        if buffer_BN is None:
+            return super().put(buffer_BN, values)
+        old = self.take(buffer_BN)
+        valid = self.valid_P.view(-1, *[1] * (old.dim() - 1))
+        return super().put(buffer_BN, torch.where(valid, values.reshape(old.shape).to(old.dtype), old))
+
+    def mask(self) -> Tensor:
+        """See `Rows.mask`."""
+        mask = torch.zeros(self.streams * self.tokens, dtype=torch.bool, device=self.flat_P.device)
+        return mask.index_copy_(0, self.flat_P, self.valid_P).view(self.streams, self.tokens)
+
+    def stamp(self, stamp_BN: Tensor, frame: int) -> Tensor:
+        """See `Rows.stamp`; edits in place."""
+        stamp_P = stamp_BN.view(-1).index_select(0, self.flat_P).masked_fill_(self.valid_P, frame)
+        stamp_BN.view(-1).index_copy_(0, self.flat_P, stamp_P)
+        return stamp_BN
+
+
 class MaskedRows(Rows):
     """Every row is computed, and blended into the buffer by a mask.
 
@@ -230,6 +265,8 @@ def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: b
         if flush_B is not None:
             mask_BN = torch.where(flush_B[:, None], torch.ones_like(mask_BN), mask_BN)
         return MaskedRows(mask_BN)
+    if selection.index_BM is not None and selection.valid_BM is not None and flush_B is None:
+        return FilledRows(selection.index_BM, selection.valid_BM, tokens)
     if selection.index_BM is not None and flush_B is None:
         return _full_or_packed(PackedRows.from_index(selection.index_BM, tokens))
     mask_BN = selection.as_mask(tokens)

@@ -146,12 +146,15 @@ class Selection:
         index_BM: Token indices, int64, the same number M of different ones for each stream (static shapes).
         mask_BN: Bool, or float in [0, 1] for relaxed masks that carry gradients (masked execution only).
         score_BN: Scores that it was made from, if any: gates refuse those that are no numbers, which nothing exceeds.
+        valid_BM: Which of the indices are meant (bool); all if None. The others only fill rows up to a fixed number,
+            and what is computed for them is not kept (packed execution only).
         ranked: Whether the indices come from `top`, which makes no mistakes that gates would have to look for.
     """
 
     index_BM: Tensor | None = None
     mask_BN: Tensor | None = None
     score_BN: Tensor | None = None
+    valid_BM: Tensor | None = None
     ranked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -227,7 +230,7 @@ class Selection:
             return self.mask_BN
         index_BM = self._index()
         mask_BN = torch.zeros(index_BM.shape[0], tokens, dtype=torch.bool, device=index_BM.device)
-        return mask_BN.scatter_(1, index_BM, True)
+        return mask_BN.scatter_(1, index_BM, True if self.valid_BM is None else self.valid_BM)
 
     def _index(self) -> Tensor:
         if self.index_BM is None:

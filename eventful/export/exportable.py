@@ -5,6 +5,8 @@ Shape suffixes: B streams, N tokens, M selected tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from eventful.errors import UserError
@@ -16,18 +18,28 @@ STEPS = 2
 """Frames after the flush on which a policy is watched."""
 
 
-def refuse_what_varies(model: EventfulModel, frame: Tensor) -> list[StreamState]:
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a flush and two steps.
+
+    Attributes:
+        states: The states after each of them.
+        varies: Whether the policy selects another number of tokens in each frame.
+    """
+
+    states: list[StreamState]
+    varies: bool
+
+
+def watch(model: EventfulModel, frame: Tensor) -> Watched:
     """Runs a flush and two steps, each on another picture.
 
     Args:
         model: Made by `eventful.wrap`.
         frame: (B, 3, H, W).
 
-    Returns:
-        The states after each of them.
-
     Raises:
-        UserError: Naming the option or the policy whose work differs from frame to frame.
+        UserError: Naming the option whose work differs from frame to frame, or a policy that remembers more and more.
     """
     options = model.options
     if options.granularity == "gate" and options.attention == "exact":
@@ -64,15 +76,25 @@ def refuse_what_varies(model: EventfulModel, frame: Tensor) -> list[StreamState]
     for k in range(1 + STEPS):
         before = states[-1].clone() if states else None
         states.append(model.step_with_features(moved(frame, k), before, noting)[2])
-    if not all(selection.ranked for selection in seen):
+    if states[1].memory.keys() != states[0].memory.keys():
+        raise UserError(f"policy {model.policy.name} remembers more from frame to frame, and the state is fixed here")
+    return Watched(states, not all(selection.ranked for selection in seen))
+
+
+def refuse_what_varies(model: EventfulModel, frame: Tensor) -> list[StreamState]:
+    """The states after a flush and two steps, each on another picture.
+
+    Raises:
+        UserError: Naming the option or the policy whose work differs from frame to frame.
+    """
+    watched = watch(model, frame)
+    if watched.varies:
         raise UserError(
             f"policy {model.policy.name} selects as many tokens as it sees fit, and shapes are fixed here; "
             "take one that selects the r best: TopR, TopFraction, SaliencyTopR, or a trained policy with one "
             'budget and select_by="top"'
         )
-    if states[1].memory.keys() != states[0].memory.keys():
-        raise UserError(f"policy {model.policy.name} remembers more from frame to frame, and the state is fixed here")
-    return states
+    return watched.states
 
 
 def moved(frame: Tensor, by: int) -> Tensor:

@@ -23,7 +23,7 @@ from eventful.cli import one_line
 from eventful.errors import UserError
 from eventful.export.exportable import STEPS, moved, refuse_what_varies
 from eventful.frame_plan import FramePlan, make_plan
-from eventful.gates import FrameRun, drive, one_frame
+from eventful.gates import Decide, FrameRun, drive, one_frame
 from eventful.model import EventfulModel
 from eventful.state import StreamState
 from eventful.stream_checks import fresh_state, look
@@ -128,17 +128,18 @@ def export_model(model: EventfulModel, frame: Tensor) -> Exported:
 class _Program(nn.Module):
     """What is traced: a frame through the parts of a model."""
 
-    def __init__(self, model: EventfulModel, plan: FramePlan) -> None:
+    def __init__(self, model: EventfulModel, plan: FramePlan, decide: Decide | None = None) -> None:
         super().__init__()
         # Weights are found by the modules that hold them; the policy of a model is not one of its modules.
         self.vit = model.vit
         self.policy = model.policy if isinstance(model.policy, nn.Module) else None
         self._model, self._backbone, self._plan = [model], [model.backbone], plan
+        self._decide: list[Decide] = [decide or model.policy.select]
 
     def _run(self, frame: Tensor, state: StreamState, flush: bool) -> tuple[Any, Tensors]:
         model, backbone, plan = self._model[0], self._backbone[0], self._plan
         run = FrameRun(plan, model.options, state, flush, masked=False, policy=model.policy)
-        features, after = drive(one_frame(run, backbone, frame), model.policy.select)
+        features, after = drive(one_frame(run, backbone, frame), self._decide[0])
         outputs = backbone.head(features)
         if model.saliency is not None:
             look(after, outputs, model.saliency, plan.layout)
@@ -153,10 +154,10 @@ class _Flush(_Program):
 
 
 class Step(_Program):
-    """(frame, state) to (outputs, state)."""
+    """(frame, state) to (outputs, state); another one than the model's policy may decide."""
 
-    def __init__(self, model: EventfulModel, plan: FramePlan, like: StreamState) -> None:
-        super().__init__(model, plan)
+    def __init__(self, model: EventfulModel, plan: FramePlan, like: StreamState, decide: Decide | None = None) -> None:
+        super().__init__(model, plan, decide)
         self._like = [_bare(model, like)]
 
     def forward(self, frame: Tensor, state: Tensors) -> tuple[Any, Tensors]:

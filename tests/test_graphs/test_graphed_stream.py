@@ -102,7 +102,7 @@ def test_frames_of_inference_mode_and_outside_of_it_follow_each_other() -> None:
 @pytest.mark.parametrize(
     ("policy", "options", "reason"),
     [
-        (policies.Threshold(0.1), FRAME, "policy Threshold selects as many tokens as it sees fit"),
+        (policies.Threshold(0.1), PAPER, 'attention="paper" would take rows that only fill up'),
         (policies.Random(0.2), FRAME, "a policy that draws random numbers"),
         (policies.TopR(4), {}, 'attention="exact" computes as many rows'),
         (policies.TopR(4), FRAME | {"scene_cut": 0.5}, "scene_cut decides"),
