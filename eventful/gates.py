@@ -84,7 +84,7 @@ class FrameRun:
         kind: Kind,
         input_BND: Tensor,
         output_BND: Tensor | None = None,
-        attention: AttentionState | None = None,
+        block: BlockState | None = None,
     ) -> Generator[GateObservation, Selection, tuple[Rows, Tensor, GateState]]:
         """Asks for one decision, and brings the gate's references up to date.
 
@@ -114,11 +114,12 @@ class FrameRun:
             share_B=self._share_B,
             memory=self.state.memory,
             output_BND=output_BND,
-            key_BNHd=None if attention is None else attention.k_BNHd,
-            query_BNHd=None if attention is None else attention.q_BNHd,
+            key_BNHd=None if block is None else block.attention.k_BNHd,
+            query_BNHd=None if block is None else block.attention.q_BNHd,
             saliency_BN=self.state.saliency_BN,
             saliency_before_BN=self.state.saliency_before_BN,
             motion_B2=self.state.motion_B2,
+            shared={} if block is None else block.shared,
         )
         selection = yield observation
         name = "" if self._policy is None else self._policy.name
@@ -186,16 +187,14 @@ def through_gates(run: FrameRun, blocks: Sequence[Block], x_BND: Tensor) -> Deci
         # Hooks may keep what they see: it is not edited.
         x_BND = taken_BND.clone() if hooked else taken_BND
         out_BND = yield from _attend(run, block, state, x_BND)
-        rows, tokens, state.gates["proj"] = yield from run.decide(
-            state.gates.get("proj"), "proj", out_BND, attention=state.attention
-        )
+        rows, tokens, state.gates["proj"] = yield from run.decide(state.gates.get("proj"), "proj", out_BND, block=state)
         run.ledger.add("token_wise", rows.counts * block.proj_macs)
         if not rows.empty:
             state.proj_BND = rows.put(state.proj_BND, block.proj(tokens))
         x_BND = add(x_BND, buffered(state.proj_BND))
 
         rows, tokens, state.gates["mlp"] = yield from run.decide(
-            state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND, attention=state.attention
+            state.gates.get("mlp"), "mlp", block.norm2(x_BND) if after_norm else x_BND, block=state
         )
         run.ledger.add("token_wise", rows.counts * block.mlp_macs)
         if not rows.empty:
@@ -211,9 +210,11 @@ def _attend(run: FrameRun, block: Block, state: BlockState, x_BND: Tensor) -> De
     """The qkv gate and attention; returns attention outputs (B, N, H * d)."""
     after_norm = run.options.gate_position == "after_norm"
     rows, tokens, state.gates["qkv"] = yield from run.decide(
-        state.gates.get("qkv"), "qkv", block.norm1(x_BND) if after_norm else x_BND, attention=state.attention
+        state.gates.get("qkv"), "qkv", block.norm1(x_BND) if after_norm else x_BND, block=state
     )
     run.ledger.add("token_wise", rows.counts * block.qkv_macs)
+    if not rows.empty:
+        state.shared = {}
     new = None if rows.empty else block.qkv(tokens if after_norm else block.norm1(tokens), rows)
     attend = _attention_masked if run.masked else _attention_packed
     out_BNHd = attend(run, block.attention, state.attention, rows, new)

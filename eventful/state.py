@@ -67,12 +67,14 @@ class BlockState:
         attention: Buffers of the attention layer.
         proj_BND: Token buffer after the output projection.
         mlp_BND: Token buffer after the MLP.
+        shared: What policies have computed of the buffered keys and queries, by name; empty once these have changed.
     """
 
     gates: dict[str, GateState] = field(default_factory=dict)
     attention: AttentionState = field(default_factory=AttentionState)
     proj_BND: Tensor | None = None
     mlp_BND: Tensor | None = None
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -154,7 +156,8 @@ class StreamState:
         """
 
         def move(tensor: Tensor, path: str) -> Tensor:
-            keep = not tensor.is_floating_point() or _leaf(path) in _SUMS | _SEEN or tensor.dtype == torch.float64
+            keep = not tensor.is_floating_point() or tensor.dtype == torch.float64
+            keep = keep or _leaf(path) in _SUMS | _SEEN or ".shared." in path
             return tensor.to(device=device, dtype=None if keep else dtype)
 
         return _map_named(self, move)
@@ -183,6 +186,11 @@ class StreamState:
         newest = max(state.frame for state in states)
         aligned = [state._advance(newest - state.frame) for state in states]
         _fill([state.memory for state in aligned], [state.streams for state in aligned])
+        for blocks in zip(*(state.blocks for state in aligned), strict=True):
+            # What only some of them have can be computed again.
+            known = set.intersection(*(set(block.shared) for block in blocks))
+            for block in blocks:
+                block.shared = {name: block.shared[name] for name in known}
         macs = [state.macs for state in aligned if state.macs is not None]
         if len(macs) == len(aligned):
             _fill([m.by_operation for m in macs], [state.streams for state in aligned])

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.features import (
@@ -131,8 +132,10 @@ class LearnedPolicy(TrainablePolicy):
             features.append(self._projected(self.projection, observation.output_BND))
         if self.input_projection is not None:
             features.append(self._projected(self.input_projection, observation.input_BND))
-        features_BNF = torch.cat(features, -1).to(self.hidden.weight.dtype)
-        hidden_BNF = self.activation(self.hidden(features_BNF) + self.gate_bias.weight[observation.gate])
+        features_BNF = (torch.cat(features, -1) if len(features) > 1 else features[0]).to(self.hidden.weight.dtype)
+        # The gate's bias goes into the layer's: no sum over all tokens of its own.
+        bias_F = self.hidden.bias + self.gate_bias.weight[observation.gate]
+        hidden_BNF = self.activation(F.linear(features_BNF, self.hidden.weight, bias_F))
         if self.mixed is not None:
             around_BNF = mean_around(hidden_BNF, observation.layout, WINDOW)
             hidden_BNF = self.activation(self.mixed(torch.cat([hidden_BNF, around_BNF], -1)))

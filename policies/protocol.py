@@ -107,6 +107,7 @@ class GateObservation:
         saliency_before_BN: The same one frame earlier; equal to it after a flush.
         motion_B2: How far the picture as a whole has moved since the last frame, rows and columns in tokens; what is
             stale has been moved along. None without motion compensation.
+        shared: What policies have computed of keys and queries alone, by name, for all gates until these change.
     """
 
     layout: Layout
@@ -124,6 +125,7 @@ class GateObservation:
     saliency_BN: Tensor | None = None
     saliency_before_BN: Tensor | None = None
     motion_B2: Tensor | None = None
+    shared: MutableMapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def error_BN(self) -> Tensor:

@@ -172,9 +172,10 @@ class Step(_Program):
 
 
 def _bare(model: EventfulModel, state: StreamState) -> StreamState:
-    """The state without what no later frame reads."""
+    """The state without what no later frame reads, or can compute again."""
     flushed_B = None if model.saliency is None else state.flushed_B
-    return dataclasses.replace(state.counted_from_now(), macs=None, flushed_B=flushed_B)
+    blocks = [dataclasses.replace(block, shared={}) for block in state.blocks]
+    return dataclasses.replace(state, blocks=blocks, macs=None, flushed_B=flushed_B).counted_from_now()
 
 
 def handed_on(model: EventfulModel, state: StreamState) -> Tensors:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,7 @@ from seen import layout, observation
 
 import policies
 from policies import Selection
-from policies.features import cosine
+from policies.features import cosine, largest_around, mean_around
 from policies.relaxation import bernoulli_entropy, bounded_probability, concrete_mask, log_probability, sample_mask
 
 
@@ -219,3 +220,17 @@ def test_the_cosine_from_norms_is_the_cosine(dtype: torch.dtype) -> None:
     found = cosine(seen)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected.float(), atol=1e-2 if dtype == torch.bfloat16 else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_neighbourhoods_of_one_feature_and_of_many_are_those_on_the_grid(prefix: int) -> None:
+    at = layout(tokens=15 + prefix, prefix=prefix)
+    x_BNF = torch.randn(3, at.tokens, 2, generator=torch.Generator().manual_seed(0))
+    for around, reduce in ((mean_around, torch.mean), (largest_around, torch.amax)):
+        expected = x_BNF.clone()
+        grid_BhwF = x_BNF[:, prefix:].unflatten(1, at.grid)
+        for y, x in np.ndindex(at.grid):
+            near = grid_BhwF[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            expected[:, prefix + y * at.grid[1] + x] = reduce(near, (1, 2))
+        torch.testing.assert_close(around(x_BNF, at, 3), expected)
+        torch.testing.assert_close(around(x_BNF[..., 1], at, 3), expected[..., 1])
