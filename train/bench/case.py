@@ -23,6 +23,7 @@ from eventful.families import adapt
 from eventful.families.vitdet import vitdet_b
 from eventful.graphs import GraphedStream
 from eventful.video.reader import read_frames
+from policies import GateObservation, Selection
 
 MODES: dict[str, dict[str, Any]] = {
     "gate/exact": {"attention": "exact"},
@@ -31,11 +32,15 @@ MODES: dict[str, dict[str, Any]] = {
     "frame": {"granularity": "frame"},
     "gate/recompute/graph": {"attention": "recompute"},
     "frame/graph": {"granularity": "frame"},
+    "frame/graph/threshold": {"granularity": "frame"},
 }
 """Options of `eventful.wrap` for each mode of the benchmark; frames of `MODE/graph` are a `GraphedStream`'s."""
 
 GRAPH = "/graph"
-"""How the names of these end."""
+"""What the names of these have in them."""
+
+THRESHOLD = "/threshold"
+"""How names of modes end whose streams do not know how many tokens there will be."""
 
 VITDET = "vitdet_b"
 """Name of the paper's detection backbone, `eventful.families.vitdet.vitdet_b`, which timm does not have."""
@@ -87,7 +92,16 @@ class Setting:
         options = dict(MODES[mode])
         if mode == "gate/paper":
             options["buffer_dtype"] = self.buffer_dtype
-        return eventful.wrap(vit, policies.TopR(self.r), **options)
+        policy = _AsMask(self.r) if mode.endswith(THRESHOLD) else policies.TopR(self.r)
+        return eventful.wrap(vit, policy, **options)
+
+
+class _AsMask(policies.TopR):
+    """The same tokens as top-r, as a mask: what a threshold gives that comes to r."""
+
+    def select(self, observation: GateObservation) -> Selection:
+        mask_BN = super().select(observation).as_mask(observation.layout.tokens)
+        return Selection(mask_BN=mask_BN, score_BN=observation.error_BN)
 
 
 def player(mode: str, model: eventful.EventfulModel, first: Tensor) -> Callable[[Tensor], Any]:
@@ -99,7 +113,7 @@ def player(mode: str, model: eventful.EventfulModel, first: Tensor) -> Callable[
         first: A frame (1, 3, H, W).
     """
     model(first)
-    if not mode.endswith(GRAPH):
+    if GRAPH not in mode:
         return model
     # The model itself says what a frame that is no flush costs.
     model(first)

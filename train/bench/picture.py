@@ -23,6 +23,7 @@ COLOURS = {
     "gate/paper": "#CC79A7",
     "frame/graph": "#56B4E9",
     "gate/recompute/graph": "#E69F00",
+    "frame/graph/threshold": "#F0E442",
 }
 MARKERS = "os^Dv<>P"
 
