@@ -59,7 +59,7 @@ def load_backbone(
         weights: Weights file, .safetensors, .pth, .pt or .bin. Half precision becomes float, position embeddings are
             resampled to the model's grid, all names must match. Downloaded by name if None.
         image_size: Height and width of the input in pixels; the model's own if None.
-        num_classes: Size of the classifier, 0 for none; the model's own if None.
+        num_classes: Size of the classifier, 0 for none; that of the weights file if None, or the model's own.
 
     Raises:
         UserError: If there is no such model, it has no fixed input size to set, or the weights do not fit or cannot
@@ -76,14 +76,25 @@ def load_backbone(
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(f"weights file {weights} does not exist")
     options: dict[str, Any] = {} if image_size is None else {"img_size": tuple(_size(image_size))}
+    state = None if weights is None else read_weights(weights)
+    if num_classes is None and state is not None:
+        num_classes = _classes_of(name, state)
     if num_classes is not None:
         options["num_classes"] = num_classes
     model = _create(name, options, pretrained=weights is None)
     if image_size is not None:
         _check_patches(model, image_size)
-    if weights is not None:
-        fill(model, read_weights(weights), str(weights))
+    if state is not None:
+        fill(model, state, str(weights))
     return model
+
+
+def _classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """The size of the classifier in a file of weights: one that was tuned has another than the model's own."""
+    config = timm.get_pretrained_cfg(name)
+    classifier = None if config is None else config.classifier
+    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+    return None if weight is None else weight.shape[0]
 
 
 def load_torch_file(path: str | Path) -> Any:

@@ -1,5 +1,6 @@
 """Distillation: any supported model, any footage, no labels. What is scored is fidelity to the dense model: of its
-features, or of what its own head, or the user's, makes of them.
+features, or of what its own head, or the user's, makes of them. Where that is classes, evaluations show how often the
+likeliest one is the dense model's.
 
 Shape suffixes: B streams, C channels, H height, W width, D channels of the output.
 """
@@ -8,17 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from envs.backbones import load_backbone
 from envs.footage import FootageClips, FootageTask, ModelInput, SplitRanges
+from envs.footage.agreement import Agreement
 from envs.hub.load import as_timm_does
 from envs.output_distance import class_distance, dense_distance
-from envs.task import Metric, freeze
+from envs.task import Target, freeze
 from eventful.families import adapt
 from eventful.families.towers.backbone import TowerBackbone
 from eventful.user_code import load_user_code
@@ -36,7 +39,7 @@ class Distillation(FootageTask):
         video: Video file, folder of images, or folder of videos (each split alike). Only `clips` needs it.
         weights: Weights file (.safetensors, .pth), or folder of a model of transformers; downloaded by name if None.
         image_size: [height, width] of the model's input; the model's own if None.
-        num_classes: Size of the classifier, 0 for none; the model's own if None.
+        num_classes: Size of the classifier, 0 for none; that of the weights file if None, or the model's own.
         train_frames: Frames to train on, such as `0-349` (last included) or `100-` (to the end). By default what
             lies before `test_frames`, or 70 % of the video. Its last tenth is the split `val`.
         test_frames: Frames to evaluate on; by default what lies behind `train_frames`.
@@ -54,7 +57,6 @@ class Distillation(FootageTask):
     """
 
     name = "distill"
-    metric_name = "fidelity"
     clip_options = ("video", "train_frames", "test_frames", "clip_length", "cache")
     class_names: Sequence[str] = ()
     saliency = None
@@ -94,15 +96,45 @@ class Distillation(FootageTask):
         rows, columns = adapt(self.model).grid(self._input.size)
         return partial(_output_distance, patches=rows * columns) if self._users_head or _has_head(self.model) else None
 
-    def metric(self) -> Metric | None:
-        """None: fidelity comes from the features."""
-        return None
+    @property
+    def metric_name(self) -> str:
+        """`top-1 agreement` where the head says classes, else `fidelity`, of the features."""
+        return "fidelity" if self.targets_from_dense is None else "top-1 agreement"
+
+    @property
+    def targets_from_dense(self) -> Callable[[Tensor], list[Target]] | None:
+        """The likeliest class of each frame, from logits (B, C); None where the head returns something else."""
+        return _likeliest_class if self._says_classes else None
+
+    def metric(self) -> Agreement | None:
+        """A fresh accumulator: share of the frames with the dense model's likeliest class; None without classes."""
+        return Agreement(_likeliest_class, _same_class) if self._says_classes else None
+
+    @cached_property
+    def _says_classes(self) -> bool:
+        """Whether the head makes logits of two classes or more of a frame's tokens."""
+        if not (self._users_head or _has_head(self.model)):
+            return False
+        backbone, place = adapt(self.model), next(self.model.parameters())
+        rows, columns = backbone.grid(self._input.size)
+        tokens_BND = place.new_zeros(1, backbone.prefix + rows * columns, backbone.dim)
+        with torch.no_grad():
+            outputs = backbone.head(backbone.features(tokens_BND, self._input.size))
+        return isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
 
     def predictions(self, outputs: Tensor, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
         """The five likeliest classes of each stream, or the norm of its outputs without a classifier of the model's."""
         if self._users_head or not getattr(self.model, "num_classes", 0):
             return [[{"feature_norm": norm}] for norm in outputs.float().flatten(1).norm(dim=1).tolist()]
         return likeliest(outputs, [str(k) for k in range(outputs.shape[-1])])
+
+
+def _likeliest_class(logits_BC: Tensor) -> list[Target]:
+    return [{"label": label} for label in logits_BC.argmax(-1)]
+
+
+def _same_class(found: Target, dense: Target) -> float:
+    return float(found["label"] == dense["label"])
 
 
 def likeliest(logits_BC: Tensor, names: Sequence[str]) -> list[list[dict[str, Any]]]:

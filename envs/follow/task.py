@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from envs.backbones import load_backbone
-from envs.follow.agreement import Agreement
 from envs.follow.box import cells_in_box
 from envs.follow.distractors import distractor_named
 from envs.follow.head import SimilarityHead
 from envs.follow.mask import box_iou, implied_box, mask_iou
 from envs.footage import FootageClips, FootageTask, ModelInput, SplitRanges
+from envs.footage.agreement import Agreement
 from envs.footage.decoded import videos_in
 from envs.output_distance import detection_distance
 from envs.task import Target, freeze

@@ -23,7 +23,7 @@ from envs.backbones import load_backbone, read_weights
 from envs.convert.arrays import read_arrays
 from envs.distill import Distillation
 from envs.footage import videos_in
-from envs.task import VideoTask
+from envs.task import VideoTask, has_metric
 from eventful.errors import UserError
 from eventful.tasks import load_task
 
@@ -109,7 +109,7 @@ def test_models_and_sizes_that_do_not_exist(weights: Path) -> None:
 def test_is_a_video_task_by_name(weights: Path) -> None:
     built = load_task("distill", model="test_vit", weights=str(weights), image_size=[64, 64])
     assert isinstance(built, VideoTask)
-    assert not built.has_labels and built.metric() is None and built.metric_name == "fidelity"
+    assert not built.has_labels and has_metric(built) and built.metric_name == "top-1 agreement"
     assert not built.model.training and not any(p.requires_grad for p in built.model.parameters())
     with pytest.raises(UserError, match="no labels"):
         built.loss(None, [])
