@@ -46,7 +46,9 @@ class PictureReader(FrameReader):
         self._paths: Sequence[Path] = images_in(source) if source.is_dir() else [source]
         if not self._paths:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise VideoError(f"folder {source} has no images ({kinds})")
+            other = next((path for path in sorted(source.iterdir()) if path.is_file()), None)
+            hint = "" if other is None else f"; a film is given by its own path, such as {other}"
+            raise VideoError(f"folder {source} has no images ({kinds}){hint}")
         self.count = len(self._paths) if source.is_dir() else picture_count(source)
         self.fps = fps or (DEFAULT_FPS if self.count == 1 or source.is_dir() else _first_fps(source))
 
