@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from eventful import cli
 from eventful.infer import command as infer
-from train import benchmark, curves, evaluate, policy, report
+from train import benchmark, curves, evaluate, policy
 from train.config_keys import leaves
 from train.curves import CurvesConfig
 from train.detector import train as detector
 from train.paper import actions, detection
+from train.report.__main__ import ReportConfig
+from train.report.__main__ import _main as report_main
 from train.serving import load
 from train.tuning import tune
 from train.verbs import train as verbs
@@ -32,7 +34,7 @@ COMMANDS: dict[str, tuple[Main, Any]] = {
     "benchmark": (benchmark._main, benchmark.BenchmarkConfig),
     "tune": (tune._main, tune.TuneConfig),
     "curves": (curves._main, CurvesConfig),
-    "report": (report._main, report.ReportConfig),
+    "report": (report_main, ReportConfig),
     "detector": (detector._main, detector.DetectorConfig),
     "verbs": (verbs._main, verbs.VerbsConfig),
     "serving": (load._main, load.LoadConfig),

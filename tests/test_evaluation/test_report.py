@@ -10,7 +10,7 @@ from eventful.errors import UserError
 from train import pages
 from train.evaluate import evaluate
 from train.evaluation.results_file import read_finished
-from train.report.__main__ import main as report
+from train.report.__main__ import _main as report
 
 
 @pytest.fixture(scope="module")

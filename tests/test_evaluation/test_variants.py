@@ -11,7 +11,7 @@ from squares_task import Squares
 
 from eventful.errors import UserError
 from train.evaluate import evaluate
-from train.report.__main__ import main as report
+from train.report.__main__ import _main as report
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,7 @@ class ReportConfig:
     specialists: dict[str, str] = field(default_factory=dict)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Writes the page and its pictures."""
+def _main(argv: Sequence[str]) -> None:
     config = load_config(ReportConfig, argv, COMMAND)
     require(COMMAND, "plot")
     if not config.evaluations:
@@ -92,4 +91,4 @@ def _trainings(config: ReportConfig) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(COMMAND, main)
+    cli.run(COMMAND, _main)
