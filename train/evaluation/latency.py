@@ -23,8 +23,9 @@ from train.timing import quartiles, timed
 WARM_UP = 3
 """Frames after each flush that are not timed."""
 
-CLIPS = 4
-"""Clips over which the frames are spread: a policy whose cost follows the content is faster on some than on others."""
+CLIPS, PER_CLIP = 4, 30
+"""Clips over which frames are spread, at least, and frames of one, at most, where there are so many clips: a policy
+whose cost follows the content is faster on some than on others."""
 
 
 @torch.inference_mode()
@@ -45,7 +46,8 @@ def measure_latency(
     # Of two towers, the one that sees.
     dense = by_onednn(getattr(task.model, "get_image_features", task.model))
     model.policy = policy
-    picked = clips[:: max(len(clips) // CLIPS, 1)][:CLIPS]
+    count = min(max(CLIPS, frames // PER_CLIP), len(clips))
+    picked = [clips[k * len(clips) // count] for k in range(count)]
     seconds = []
     for clip in picked:
         model.reset()
@@ -57,7 +59,8 @@ def measure_latency(
     model.reset()
     dense_ms, eventful_ms = 1e3 * np.array(seconds).T
     ratios = quartiles(dense_ms / eventful_ms)
-    return Latency(key, len(seconds), quartiles(dense_ms), quartiles(eventful_ms), ratios)
+    in_all = float(dense_ms.sum() / eventful_ms.sum())
+    return Latency(key, len(seconds), quartiles(dense_ms), quartiles(eventful_ms), ratios, in_all)
 
 
 def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class Latency:
         dense_ms: Quartiles of the dense model's times.
         eventful_ms: Quartiles of the eventful model's times.
         speedup: Quartiles of the ratios dense / eventful, frame by frame.
+        in_all: Ratio of the sums of the times; None in files of earlier versions.
     """
 
     key: Key
@@ -94,6 +95,7 @@ class Latency:
     dense_ms: tuple[float, float, float]
     eventful_ms: tuple[float, float, float]
     speedup: tuple[float, float, float]
+    in_all: float | None = None
 
 
 class ResultsFile:

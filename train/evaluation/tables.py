@@ -92,6 +92,7 @@ def _row(comparison: Comparison, point: FrontierPoint) -> dict[str, str]:
     timed = point.latency
     row["oldest"] = str(point.age_max)
     row["speed-up"] = "" if timed is None else "{1:.2f} [{0:.2f}, {2:.2f}]".format(*timed.speedup)
+    row["in all"] = "" if timed is None or timed.in_all is None else f"{timed.in_all:.2f}"
     row["setting"] = _setting(point)
     return row
 
@@ -111,7 +112,8 @@ LEGEND = f"""
 - **distance**: 1 - cosine between the final tokens and the dense model's on the same frame, mean over tokens;
   **worst tokens**: mean over each frame's 20 worst.
 - **oldest**: most frames that any token went without an update. **speed-up**: over the dense model with fused
-  attention, batch 1, frame by frame in turn; median [quartiles].
+  attention, batch 1, frame by frame in turn; median [quartiles]. **in all**: of the sums of their times, which is what
+  counts where costs follow the content.
 - {INTERVALS}
 """
 
@@ -147,6 +149,7 @@ def _csv_row(comparison: Comparison, point: FrontierPoint) -> dict[str, object]:
     timed = point.latency
     for name in ("dense_ms", "eventful_ms", "speedup"):
         row[name] = "" if timed is None else getattr(timed, name)[1]
+    row["speedup_in_all"] = "" if timed is None or timed.in_all is None else timed.in_all
     return row
 
 
