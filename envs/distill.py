@@ -113,7 +113,7 @@ class Distillation(FootageTask):
     @cached_property
     def _says_classes(self) -> bool:
         """Whether the head makes logits of two classes or more of a frame's tokens."""
-        if not (self._users_head or _has_head(self.model)):
+        if not (self._users_head or (_has_head(self.model) and not _embeds(self.model))):
             return False
         backbone, place = adapt(self.model), next(self.model.parameters())
         rows, columns = backbone.grid(self._input.size)
@@ -155,6 +155,13 @@ def _has_head(model: nn.Module) -> bool:
     heads = getattr(model, "head", None) if find is None else find()
     found = [head for head in (heads if isinstance(heads, tuple) else (heads,)) if isinstance(head, nn.Module)]
     return any(True for head in found for _ in head.parameters())
+
+
+def _embeds(model: nn.Module) -> bool:
+    """Whether what timm calls the classifier is the projection into an embedding, as in the image towers of CLIP."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    as_published = getattr(model, "num_classes", 0) == config.get("num_classes")
+    return as_published and "clip" in str(config.get("architecture")) and "_ft_" not in str(config.get("tag"))
 
 
 def _output_distance(outputs: Tensor, dense_outputs: Tensor, patches: int) -> Tensor:

@@ -123,7 +123,9 @@ class FrameRun:
         )
         selection = yield observation
         name = "" if self._policy is None else self._policy.name
-        rows = rows_of(checked(selection, observation, self.masked, name), N, self.flush_B, self.masked)
+        # Updates of attention go by which keys have changed: there, every row counts.
+        fills = self.options.granularity == "frame" or self.options.attention == "recompute"
+        rows = rows_of(checked(selection, observation, self.masked, name), N, self.flush_B, self.masked, fills)
         self.ledger.add("gates", self._running_B * float(N * input_BND.shape[2]))
         self.ledger.add("policy", self._running_B * self._policy_macs)
         self._gate += 1

@@ -251,7 +251,7 @@ class MaskedRows(Rows):
         return torch.where(self.mask(), torch.full_like(stamp_BN, frame), stamp_BN)
 
 
-def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: bool) -> Rows:
+def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: bool, fills: bool = False) -> Rows:
     """The rows that a selection stands for.
 
     Args:
@@ -259,15 +259,17 @@ def rows_of(selection: Selection, tokens: int, flush_B: Tensor | None, masked: b
         tokens: Number N of tokens of a stream.
         flush_B: Streams of which everything must be computed whatever the policy says, or None.
         masked: Whether execution is masked (training) rather than packed.
+        fills: Whether rows that only fill up may be computed; if not, those that are meant are picked out.
     """
     if masked:
         mask_BN = selection.as_mask(tokens)
         if flush_B is not None:
             mask_BN = torch.where(flush_B[:, None], torch.ones_like(mask_BN), mask_BN)
         return MaskedRows(mask_BN)
-    if selection.index_BM is not None and selection.valid_BM is not None and flush_B is None:
+    whole = selection.valid_BM is None
+    if selection.index_BM is not None and selection.valid_BM is not None and flush_B is None and fills:
         return FilledRows(selection.index_BM, selection.valid_BM, tokens)
-    if selection.index_BM is not None and flush_B is None:
+    if selection.index_BM is not None and whole and flush_B is None:
         return _full_or_packed(PackedRows.from_index(selection.index_BM, tokens))
     mask_BN = selection.as_mask(tokens)
     if flush_B is not None:

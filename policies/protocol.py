@@ -162,6 +162,8 @@ class Selection:
     def __post_init__(self) -> None:
         if (self.index_BM is None) == (self.mask_BN is None):
             raise ValueError("a Selection needs exactly one of index_BM and mask_BN")
+        if self.index_BM is None and self.valid_BM is not None:
+            raise ValueError("valid_BM says which of index_BM are meant, and there is no index_BM")
 
     @classmethod
     def top(cls, score_BN: Tensor, r: int, prefix: int = 0) -> Selection:

@@ -235,7 +235,9 @@ class _Evaluation:
         clips = {clip.name: len(clip) for clip in self._footage.clips}
         setting = {name: getattr(self._config, name) for name in names}
         task = {"task_options": task_options(self._config), "model weights": digest(self._task.model)}
-        return setting | task | {"device": self._device.type, "clips": clips}
+        # What a task without labels is scored by has changed from version to version.
+        scored = {} if self._task.has_labels or self._metric_name is None else {"metric": self._metric_name}
+        return setting | task | {"device": self._device.type, "clips": clips} | scored
 
     def _about(self) -> list[str]:
         config, clips = self._config, self._footage.clips

@@ -48,7 +48,10 @@ def _problem(selection: Selection, B: int, N: int, masked: bool, values: bool) -
     if not isinstance(selection, Selection):
         return f"a Selection is needed, got {type(selection).__name__}"
     index_BM, mask_BN, score_BN = selection.index_BM, selection.mask_BN, selection.score_BN
-    problem = _problem_of_mask(mask_BN, B, N, masked, values) if index_BM is None else _problem_of_index(index_BM, B, N)
+    if index_BM is None:
+        problem = _problem_of_mask(mask_BN, B, N, masked, values)
+    else:
+        problem = _problem_of_index(index_BM, selection.valid_BM, B, N)
     if problem or not values:
         return problem
     if index_BM is not None and index_BM.numel() and not selection.ranked:
@@ -59,10 +62,15 @@ def _problem(selection: Selection, B: int, N: int, masked: bool, values: bool) -
     return problem
 
 
-def _problem_of_index(index_BM: Tensor, B: int, N: int) -> str:
+def _problem_of_index(index_BM: Tensor, valid_BM: Tensor | None, B: int, N: int) -> str:
     if index_BM.dim() != 2 or index_BM.shape[0] != B or index_BM.shape[1] > N:
         return f"index_BM must be ({B}, M) with M at most {N}, got {tuple(index_BM.shape)}"
-    return "" if index_BM.dtype == torch.int64 else f"index_BM must be int64, got {index_BM.dtype}"
+    if index_BM.dtype != torch.int64:
+        return f"index_BM must be int64, got {index_BM.dtype}"
+    if valid_BM is not None and (valid_BM.dtype, valid_BM.shape) != (torch.bool, index_BM.shape):
+        shapes = f"bool of the shape of index_BM, {tuple(index_BM.shape)}"
+        return f"valid_BM must be {shapes}, got {valid_BM.dtype}, {tuple(valid_BM.shape)}"
+    return ""
 
 
 def _problem_of_indices(index_BM: np.ndarray, N: int) -> str:

@@ -156,6 +156,11 @@ def _sizes(model: EventfulModel, frame: Tensor, varies: bool, asked: Sequence[in
             f'policy {model.policy.name} selects as many tokens as it sees fit, and attention="paper" would take rows '
             'that only fill up for selected ones; wrap with attention="recompute" or granularity="frame"'
         )
+    if model.options.reference == "previous":
+        raise UserError(
+            f'policy {model.policy.name} selects as many tokens as it sees fit, and with reference="previous" what has '
+            "no row in its frame would never be noticed again; wrap without it"
+        )
     tokens = model.layout(frame).tokens
     chosen = [-(-tokens * k // 16) for k in (1, 2, 3, 4, 6, 8, 12)] if asked is None else list(asked)
     if not all(isinstance(size, int) and 0 < size <= tokens for size in chosen):

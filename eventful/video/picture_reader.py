@@ -11,6 +11,9 @@ from eventful.errors import VideoError
 from eventful.video.frames import DEFAULT_FPS, Frame, FrameReader, TimedFrame, size_text
 from eventful.video.pictures import IMAGE_SUFFIXES, UNREAD_SUFFIXES, picture_count, pictures_of
 
+_FILMS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")
+"""What files end in that somebody may have meant by a folder of them."""
+
 
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order; hidden files are left out.
@@ -46,8 +49,8 @@ class PictureReader(FrameReader):
         self._paths: Sequence[Path] = images_in(source) if source.is_dir() else [source]
         if not self._paths:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-            other = next((path for path in sorted(source.iterdir()) if path.is_file()), None)
-            hint = "" if other is None else f"; a film is given by its own path, such as {other}"
+            film = next((path for path in sorted(source.iterdir()) if path.suffix.lower() in _FILMS), None)
+            hint = "" if film is None else f"; a film is given by its own path, such as {film}"
             raise VideoError(f"folder {source} has no images ({kinds}){hint}")
         self.count = len(self._paths) if source.is_dir() else picture_count(source)
         self.fps = fps or (DEFAULT_FPS if self.count == 1 or source.is_dir() else _first_fps(source))

@@ -37,6 +37,13 @@ def test_classes_are_scored_by_how_often_the_dense_model_says_the_same() -> None
     assert metric.compute() == 0.5
 
 
+def test_the_image_tower_of_clip_has_no_classes() -> None:
+    for name, says in {"openai": False, "openai_ft_in1k": True}.items():
+        config = timm.get_pretrained_cfg(f"vit_base_patch32_clip_224.{name}")
+        model = timm.create_model("vit_base_patch32_clip_224", depth=1, pretrained_cfg=config.to_dict())
+        assert has_metric(Distillation(model)) == says
+
+
 @pytest.mark.parametrize("head", ["pixels", "embeddings", None])
 def test_what_is_no_class_has_no_such_score(head: str | None) -> None:
     own = {"pixels": lambda x_BND: x_BND.mT.reshape(len(x_BND), -1, 1, x_BND.shape[1]), "embeddings": lambda x: x}

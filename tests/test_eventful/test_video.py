@@ -93,7 +93,8 @@ def test_missing(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"has no images \(.*\)$"):
         read_frames(tmp_path)
-    (tmp_path / "film.mp4").touch()
+    for name in (".DS_Store", "a.txt", "film.mp4"):
+        (tmp_path / name).touch()
     with pytest.raises(VideoError, match=r"has no images .* a film is given by its own path, such as .*film\.mp4$"):
         read_frames(tmp_path)
 

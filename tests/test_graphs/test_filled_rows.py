@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import eventful
 import policies
-from eventful.errors import UserError
+from eventful.errors import SelectionError, UserError
 from eventful.graphs import GraphedStream
 from eventful.graphs.filling import filled
 from eventful.rows import FilledRows, PackedRows
-from policies.protocol import Selection
+from policies.protocol import GateObservation, Selection
 
 FRAME, RECOMPUTE = {"granularity": "frame"}, {"attention": "recompute"}
 DEVICES = [
@@ -145,6 +145,45 @@ def test_tokens_without_a_row_get_one_in_the_next_frame() -> None:
         dense = model.vit(frames[5])
     assert not torch.allclose(stream(frames[5]), dense, atol=1e-4), "there were two rows for all that has changed"
     torch.testing.assert_close(stream(frames[5]), dense, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["exact", "paper", "recompute"])
+def test_rows_that_are_not_meant_change_nothing(attention: Any) -> None:
+    class Meant(policies.TopR):
+        def select(self, observation: GateObservation) -> Selection:
+            index_BM = super().select(observation).index_BM
+            assert index_BM is not None
+            return Selection(index_BM=index_BM, valid_BM=torch.arange(self.r).expand_as(index_BM) < 4)
+
+    class Alone(Meant):
+        def select(self, observation: GateObservation) -> Selection:
+            return Selection(mask_BN=super().select(observation).as_mask(observation.layout.tokens))
+
+    vit = build("ViT")
+    one, other = (eventful.wrap(vit, kind(9), attention=attention) for kind in (Meant, Alone))
+    with torch.inference_mode():
+        for frame in clip(5, streams=2):
+            torch.testing.assert_close(one(frame), other(frame), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("valid_BM", [torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool)])
+def test_what_is_meant_is_looked_at(valid_BM: Tensor) -> None:
+    class Wrong(policies.Policy):
+        def select(self, observation: GateObservation) -> Selection:
+            return Selection(index_BM=torch.arange(3)[None], valid_BM=valid_BM)
+
+    model = eventful.wrap(build("ViT"), Wrong(), **FRAME)
+    model(clip(1)[0])
+    with pytest.raises(SelectionError, match="valid_BM must be bool of the shape of index_BM, "):
+        model(clip(1)[0])
+    with pytest.raises(ValueError, match="there is no index_BM"):
+        Selection(mask_BN=torch.ones(1, 3, dtype=torch.bool), valid_BM=valid_BM)
+
+
+def test_references_that_forget_what_had_no_row_are_refused() -> None:
+    model = eventful.wrap(build("ViT"), policies.Threshold(0.0), **RECOMPUTE, reference="previous")
+    with pytest.raises(UserError, match="would never be noticed again"):
+        GraphedStream(model, clip(1)[0])
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

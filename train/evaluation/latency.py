@@ -46,7 +46,7 @@ def measure_latency(
     # Of two towers, the one that sees.
     dense = by_onednn(getattr(task.model, "get_image_features", task.model))
     model.policy = policy
-    count = min(max(CLIPS, frames // PER_CLIP), len(clips))
+    count = min(max(CLIPS, -(-frames // PER_CLIP)), len(clips))
     picked = [clips[k * len(clips) // count] for k in range(count)]
     seconds = []
     for clip in picked:

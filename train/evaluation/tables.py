@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from math import isinf
+from math import isinf, isnan
 
 from train.evaluation.bootstrap import Estimate
 from train.evaluation.comparison import Comparison, Difference, FrontierPoint
@@ -38,7 +38,9 @@ def signed(estimate: Estimate) -> str:
 
 
 def reached(estimate: Estimate, show: Callable[[float], str] = percent) -> str:
-    """A share that something needs, with its interval; either may be infinite."""
+    """A share that something needs, with its interval; either may be infinite, and then a ratio of two is none."""
+    if isnan(estimate.value):
+        return "neither reaches it"
     value, low, high = ("not reached" if isinf(x) else show(x) for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 

@@ -66,7 +66,8 @@ def trained(title: str, finished: Finished, tolerances: Sequence[float], referen
 
 def _ground(of: Trained) -> object:
     (dense,) = of.comparison.end("All").records
-    return dense.clips, dense.frames_U, dense.metric_R, of.finished.setting["bootstrap_seed"]
+    what = [of.finished.setting.get(name) for name in ("task", "model weights", "bootstrap", "bootstrap_seed")]
+    return dense.clips, dense.frames_U, dense.metric_R, what
 
 
 def variants_section(reference: Trained, variants: Sequence[Trained], specialists: Sequence[Trained]) -> str:
