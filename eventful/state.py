@@ -186,11 +186,6 @@ class StreamState:
         newest = max(state.frame for state in states)
         aligned = [state._advance(newest - state.frame) for state in states]
         _fill([state.memory for state in aligned], [state.streams for state in aligned])
-        for blocks in zip(*(state.blocks for state in aligned), strict=True):
-            # What only some of them have can be computed again.
-            known = set.intersection(*(set(block.shared) for block in blocks))
-            for block in blocks:
-                block.shared = {name: block.shared[name] for name in known}
         macs = [state.macs for state in aligned if state.macs is not None]
         if len(macs) == len(aligned):
             _fill([m.by_operation for m in macs], [state.streams for state in aligned])
@@ -292,5 +287,9 @@ def cat_tensors(nodes: Sequence[Any]) -> Any:
         return {key: cat_tensors([node[key] for node in nodes]) for key in first}
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         names = [f.name for f in dataclasses.fields(first)]
+        if "shared" in names:
+            # What only some of them have shared can be computed again.
+            known = set.intersection(*(set(node.shared) for node in nodes))
+            nodes = [dataclasses.replace(node, shared={name: node.shared[name] for name in known}) for node in nodes]
         return type(first)(**{n: cat_tensors([getattr(node, n) for node in nodes]) for n in names})
     return first
