@@ -10,6 +10,7 @@ A trailing ... stands for any further dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -289,7 +290,8 @@ def _is_wide(x: Tensor) -> bool:
     """Whether a tensor on a CPU can be seen as elements of 16 bytes."""
     if x.device.type != "cpu" or x.dim() < 2 or x.stride(-1) != 1 or torch.compiler.is_exporting():
         return False
-    return all(n * x.itemsize % 16 == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
+    # All multiples of 16 bytes: the greatest common divisor is.
+    return math.gcd(x.shape[-1], x.storage_offset(), *x.stride()[:-1]) * x.itemsize % 16 == 0
 
 
 def _full_or_packed(rows: PackedRows) -> Rows:

@@ -8,15 +8,14 @@ Shape suffixes: B streams, N tokens, D channels, H heads, d channels of a head.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from eventful.macs.ledger import FrameMacs
+from eventful.tensor_tree import bytes_of, cat_tensors, map_named, map_tensors
 
 
 @dataclass
@@ -160,7 +159,7 @@ class StreamState:
             keep = keep or _leaf(path) in _SUMS | _SEEN or ".shared." in path
             return tensor.to(device=device, dtype=None if keep else dtype)
 
-        return _map_named(self, move)
+        return map_named(self, move)
 
     def select(self, streams: Sequence[int]) -> StreamState:
         """The state of some of the streams, in the given order (repetition allowed)."""
@@ -198,12 +197,12 @@ class StreamState:
     def named_tensors(self) -> dict[str, Tensor]:
         """All tensors by their place, such as `blocks.0.attention.k_BNHd`."""
         found: dict[str, Tensor] = {}
-        _map_named(self, lambda tensor, path: found.setdefault(path, tensor))
+        map_named(self, lambda tensor, path: found.setdefault(path, tensor))
         return found
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> StreamState:
         """A state of the same form with other tensors, by their places; all of them have to be there."""
-        return _map_named(self, lambda _, path: tensors[path])
+        return map_named(self, lambda _, path: tensors[path])
 
     def counted_from_now(self) -> StreamState:
         """The same with frame 0 as the next one: ages are what they were."""
@@ -211,7 +210,7 @@ class StreamState:
 
     def _advance(self, frames: int) -> StreamState:
         """Shifts the frame counter, so that ages stay the same."""
-        shifted = _map_named(self, lambda tensor, path: tensor + frames if _leaf(path) == "stamp_BN" else tensor)
+        shifted = map_named(self, lambda tensor, path: tensor + frames if _leaf(path) == "stamp_BN" else tensor)
         shifted.frame += frames
         return shifted
 
@@ -229,67 +228,5 @@ def _fill(tables: Sequence[dict[str, Tensor]], streams: Sequence[int]) -> None:
                 table[name] = tensor.new_zeros(count, *tensor.shape[1:])
 
 
-def map_tensors(node: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same tree of dataclasses, lists, tuples and tables, with a function applied to every tensor."""
-    return _map_named(node, lambda tensor, _: function(tensor))
-
-
-def _map_named(node: Any, function: Callable[[Tensor, str], Tensor], path: str = "") -> Any:
-    """`map_tensors` with a function that is told the place of each tensor."""
-    if isinstance(node, Tensor):
-        return function(node, path)
-    inner = f"{path}." if path else ""
-    if isinstance(node, list):
-        return [_map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
-    if isinstance(node, tuple):
-        items = [_map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
-        return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
-    if isinstance(node, dict):
-        return {key: _map_named(item, function, f"{inner}{key}") for key, item in node.items()}
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        names = [f.name for f in dataclasses.fields(node)]
-        return type(node)(**{n: _map_named(getattr(node, n), function, f"{inner}{n}") for n in names})
-    return node
-
-
 def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
-
-
-def bytes_of(node: Any) -> int:
-    """Bytes held by all tensors of a tree."""
-    sizes: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.numel() * tensor.element_size())
-        return tensor
-
-    map_tensors(node, note)
-    return sum(sizes)
-
-
-def cat_tensors(nodes: Sequence[Any]) -> Any:
-    """Trees of one shape as one, their tensors joined along the streams; of what is no tensor, the first one's.
-
-    Raises:
-        ValueError: If the trees differ in shape.
-    """
-    first = nodes[0]
-    if any(type(node) is not type(first) for node in nodes):
-        raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
-    if isinstance(first, Tensor):
-        return torch.cat(list(nodes))
-    if isinstance(first, list):
-        return [cat_tensors(items) for items in zip(*nodes, strict=True)]
-    if isinstance(first, dict):
-        if any(node.keys() != first.keys() for node in nodes):
-            raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
-        return {key: cat_tensors([node[key] for node in nodes]) for key in first}
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        names = [f.name for f in dataclasses.fields(first)]
-        if "shared" in names:
-            # What only some of them have shared can be computed again.
-            known = set.intersection(*(set(node.shared) for node in nodes))
-            nodes = [dataclasses.replace(node, shared={name: node.shared[name] for name in known}) for node in nodes]
-        return type(first)(**{n: cat_tensors([getattr(node, n) for node in nodes]) for n in names})
-    return first

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from eventful.motion.estimate import global_motion, motion_macs, small_picture
 from eventful.rows import Counts
-from eventful.state import StreamState, map_tensors
+from eventful.state import StreamState
+from eventful.tensor_tree import map_tensors
 from policies.protocol import Layout
 
 

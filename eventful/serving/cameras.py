@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from eventful.model import EventfulModel
-from eventful.state import StreamState, map_tensors
+from eventful.state import StreamState
+from eventful.tensor_tree import map_tensors
 from eventful.video.frames import Frame
 
 

@@ -10,7 +10,7 @@ from squares_task import Squares
 import eventful
 import policies
 from envs.damage import PRESETS
-from eventful.state import bytes_of, cat_tensors
+from eventful.tensor_tree import bytes_of, cat_tensors
 from policies import LearnedPolicy
 from train.estimators.lessons import Lesson, LessonBook
 from train.estimators.oracle import OracleOptions, OracleWarmStart

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eventful.state import bytes_of, map_tensors
+from eventful.tensor_tree import bytes_of, map_tensors
 from policies import GateObservation
 
 

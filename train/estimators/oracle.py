@@ -22,7 +22,7 @@ from envs.task import VideoTask
 from eventful import StreamState
 from eventful.checks.ranges import check_ranges, setting
 from eventful.console.output import progress
-from eventful.state import cat_tensors
+from eventful.tensor_tree import cat_tensors
 from policies import GateObservation, Selection, TrainablePolicy
 from train import distributed
 from train.estimators.lessons import Lesson, LessonBook
