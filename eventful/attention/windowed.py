@@ -11,7 +11,7 @@ R queries of a window, P selected tokens of all streams, H heads, d channels of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class WindowedAttention(AttentionLayer):
         head_dim: d.
         scale: Factor of the query-key products.
         windows: How the grid falls into windows; there are no prefix tokens.
-        padding: Returns q, k, v (S, H, d) of padding tokens at all places of a window.
+        padding: Returns q, k, v (S, H, d) of padding tokens at all places of a window; (1, H, d) where all are alike.
         positions: Relative positions in a window, or None.
     """
 
@@ -59,7 +59,10 @@ class WindowedAttention(AttentionLayer):
         B, device = q_BNHd.shape[0], q_BNHd.device
         token_WS = self._windows.token_CS(device)
         taken = [x[:, token_WS.clamp(min=0)] for x in (q_BNHd, k_BNHd, v_BNHd)]
-        q, k, v = (x.flatten(0, 1) for x in self._padded(taken, token_WS))
+        if self._windows.padded:
+            real = (token_WS >= 0)[..., None, None]
+            taken = [torch.where(real, x, pad) for x, pad in zip(taken, self._padding(), strict=True)]
+        q, k, v = (x.flatten(0, 1) for x in taken)
         out_TSHd = self._within(q, k, v, None if self._positions is None else self._positions.all_axes(q))
         return out_TSHd.unflatten(0, (B, -1)).flatten(1, 2)[:, self._windows.slot_N(device)]
 
@@ -68,23 +71,28 @@ class WindowedAttention(AttentionLayer):
         k_BNHd, v_BNHd = buffered(state.k_BNHd), buffered(state.v_BNHd)
         if not isinstance(rows, PackedRows):
             return self.dense(q, k_BNHd, v_BNHd)
-        touched_T, k_TSHd, v_TSHd = self._gather(rows, k_BNHd, v_BNHd)
-        # Queries are sorted into (window, rank in the window), with blanks where a window has fewer than the most.
+        touched_T = self._windows.touched(rows)
         window_P = torch.searchsorted(touched_T, self._windows.flat_cell_P(rows))
-        order_P = window_P.argsort(stable=True)
         held_T = torch.bincount(window_P, minlength=len(touched_T))
-        rank_P = torch.empty_like(order_P)
-        first_P = (held_T.cumsum(0) - held_T)[window_P[order_P]]
-        rank_P[order_P] = torch.arange(len(order_P), device=q.device) - first_P
-        q_TRHd = q.new_zeros(len(touched_T), int(held_T.max()), self.heads, self.head_dim)
-        q_TRHd[window_P, rank_P] = q
-        axes_TRHA = None
+        rank_P = _ranks(window_P, held_T)
+        axes_PHA = None
         if self._positions is not None:
-            place_P = self._windows.place_N(q.device)[rows.flat_P % rows.tokens]
-            axes_PHA = self._positions.axes(q, place_P)
-            axes_TRHA = q.new_zeros(*q_TRHd.shape[:3], axes_PHA.shape[-1])
-            axes_TRHA[window_P, rank_P] = axes_PHA
-        return self._within(q_TRHd, k_TSHd, v_TSHd, axes_TRHA)[window_P, rank_P]
+            axes_PHA = self._positions.axes(q, self._windows.place_N(q.device)[rows.flat_P % rows.tokens])
+        padding = self._padding()[1:] if self._windows.padded else ()
+        found: list[tuple[Tensor, Tensor]] = []
+        for most, among_T in _by_size(held_T):
+            # Where autocast begins or ends in mid-stream, buffers have another type than what is new.
+            taken = self._gather(touched_T[among_T], rows.tokens, (k_BNHd, v_BNHd), padding)
+            k_TSHd, v_TSHd = (x.to(q.dtype) for x in taken)
+            mine = among_T[window_P].nonzero().squeeze(1)
+            slots = (among_T.cumsum(0) - 1)[window_P[mine]], rank_P[mine]
+            q_TRHd = q.new_zeros(len(k_TSHd), most, *q.shape[1:]).index_put_(slots, q[mine])
+            axes_TRHA = None
+            if axes_PHA is not None:
+                axes_TRHA = axes_PHA.new_zeros(*q_TRHd.shape[:3], axes_PHA.shape[-1]).index_put_(slots, axes_PHA[mine])
+            found.append((mine, self._within(q_TRHd, k_TSHd, v_TSHd, axes_TRHA)[slots]))
+        mine_P, out_PHd = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return out_PHd[mine_P.argsort()]
 
     def flush_exact(self, state: AttentionState) -> None:
         """See `AttentionLayer.flush_exact`."""
@@ -106,9 +114,11 @@ class WindowedAttention(AttentionLayer):
     def _update(self, state: AttentionState, rows: PackedRows) -> None:
         """Computes the windows that hold one of the rows, from the buffers."""
         q_BNHd, k_BNHd, v_BNHd = buffered(state.q_BNHd), buffered(state.k_BNHd), buffered(state.v_BNHd)
-        touched_T, q, k, v = self._gather(rows, q_BNHd, k_BNHd, v_BNHd)
+        touched_T = self._windows.touched(rows)
+        padding = self._padding() if self._windows.padded else ()
+        q, k, v = self._gather(touched_T, rows.tokens, (q_BNHd, k_BNHd, v_BNHd), padding)
         out_TSHd = self._within(q, k, v, None if self._positions is None else self._positions.all_axes(q))
-        flat_TS, real_TS = self._tokens(touched_T, rows)
+        flat_TS, real_TS = self._tokens(touched_T, rows.tokens)
         out = buffered(state.out_BNHd).flatten(0, 1)
         if self._windows.padded:
             out.index_copy_(0, flat_TS[real_TS], out_TSHd[real_TS].float())
@@ -143,22 +153,47 @@ class WindowedAttention(AttentionLayer):
         q, k, v = (x.transpose(1, 2) for x in (q_TRHd, k_TSHd, v_TSHd))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale).transpose(1, 2)
 
-    def _tokens(self, touched_T: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _tokens(self, touched_T: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
         """Flat token indices b * N + n at the places of windows (T, S), and which of them are tokens, not padding."""
         token_TS = self._windows.token_CS(touched_T.device)[touched_T % self._windows.cells]
-        start_T = touched_T.div(self._windows.cells, rounding_mode="floor") * rows.tokens
+        start_T = touched_T.div(self._windows.cells, rounding_mode="floor") * tokens
         return token_TS.clamp(min=0) + start_T[:, None], token_TS >= 0
 
-    def _gather(self, rows: PackedRows, *buffers: Tensor) -> tuple[Tensor, ...]:
-        """The touched windows, and for each of q, k, v buffers (the last of them) their contents (T, S, H, d)."""
-        touched_T = self._windows.touched(rows)
-        flat_TS, real_TS = self._tokens(touched_T, rows)
+    def _gather(
+        self, touched_T: Tensor, tokens: int, buffers: Sequence[Tensor], padding: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What windows hold (T, S, H, d) of some buffers, with the padding of each if there is any."""
+        flat_TS, real_TS = self._tokens(touched_T, tokens)
         taken = [x.flatten(0, 1)[flat_TS] for x in buffers]
-        return touched_T, *self._padded(taken, torch.where(real_TS, 0, -1))
+        if padding:
+            missing = real_TS.logical_not().nonzero(as_tuple=True)
+            for x_TSHd, pad_SHd in zip(taken, padding, strict=True):
+                x_TSHd[missing] = pad_SHd.to(x_TSHd.dtype).expand_as(x_TSHd[0])[missing[1]]
+        return taken
 
-    def _padded(self, taken: list[Tensor], token_S: Tensor) -> list[Tensor]:
-        """Fills in padding where the token index is negative; q, k, v or k, v (..., S, H, d)."""
-        if not self._windows.padded:
-            return taken
-        fill = self._padding()[-len(taken) :]
-        return [torch.where((token_S >= 0)[..., None, None], x, pad) for x, pad in zip(taken, fill, strict=True)]
+
+_LEAST = 16
+"""Windows with up to so many queries are one group: fewer of them take as long."""
+
+
+def _by_size(held_T: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Groups of windows by how many queries they hold: a number that is enough for all of a group, and which they are.
+
+    Changes come in patches: filled up to the fullest window, most queries would be blanks. Numbers double from group to
+    group, so that at most half of a group's are, but for those up to `_LEAST`.
+    """
+    held = held_T.cpu()
+    low, highest = 0, int(held.max())
+    most = _LEAST
+    while low < highest:
+        among_T = (held > low) & (held <= most)
+        if bool(among_T.any()):
+            yield min(most, highest), among_T.to(held_T.device)
+        low, most = most, 2 * most
+
+
+def _ranks(window_P: Tensor, held_T: Tensor) -> Tensor:
+    """The how manieth of its window each row is (P,)."""
+    order_P = window_P.argsort(stable=True)
+    first_P = (held_T.cumsum(0) - held_T)[window_P[order_P]]
+    return torch.empty_like(order_P).index_put_((order_P,), torch.arange(len(order_P), device=order_P.device) - first_P)
