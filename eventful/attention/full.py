@@ -216,7 +216,8 @@ class FullAttention(GlobalLayer):
         return None
 
     def _attend(self, q_BMHd: Tensor, k_BKHd: Tensor, v_BKHd: Tensor, bias: Tensor | None) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q_BMHd, k_BKHd, v_BKHd))
+        # Where autocast begins or ends in mid-stream, buffers have another type than what is new.
+        q, k, v = (x.transpose(1, 2).to(q_BMHd.dtype) for x in (q_BMHd, k_BKHd, v_BKHd))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale).transpose(1, 2)
 
     def _parts(self, state: AttentionState, rows: PackedRows, new: QKV) -> Iterator[tuple[AttentionState, Tensor, QKV]]:

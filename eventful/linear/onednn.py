@@ -44,7 +44,7 @@ def onednn_block(block: Block) -> Block:
 def by_onednn(call: Callable[[Tensor], Any], packed: bool = False) -> Callable[[Tensor], Any]:
     """A function of tokens or frames, such as a model, with its linear layers by oneDNN where that is possible.
 
-    Elsewhere (another device or type, gradients, a torch without oneDNN) it runs as it is.
+    Elsewhere (another device or type, gradients, autocast, a torch without oneDNN) it runs as it is.
 
     Args:
         call: The function.
@@ -100,6 +100,9 @@ class _ByOneDnn:
     def __call__(self, x: Tensor) -> Any:
         if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
             return self._call(x)
+        # Autocast multiplies in another type than that of the tokens, which oneDNN would not.
+        if torch.is_autocast_enabled("cpu"):
+            return self._call(x)
         with OneDnnLinear(self._packed):
             return self._call(x)
 
@@ -108,7 +111,9 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     tensors = (x, weight) if bias is None else (x, weight, bias)
     # Quantised and other special weights bring a type of their own.
     plain = all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 for t in tensors)
-    return plain and x.device.type == "cpu" and x.numel() > 0 and weight.is_contiguous()
+    # What oneDNN is given it reads as dense memory.
+    dense = weight.is_contiguous() and (bias is None or (bias.dim() == 1 and bias.is_contiguous()))
+    return plain and dense and x.device.type == "cpu" and x.numel() > 0
 
 
 def _count_flops(x_shape: Any, weight_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -91,16 +91,18 @@ def test_bfloat16_updates_do_not_drift(mode: str) -> None:
 
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_may_begin_and_end_in_mid_stream(mode: str, dtype: torch.dtype) -> None:
-    vit, frames = build("ViT"), clip(6)
-    expected = play(eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode]), frames)
-    for covered in (range(6), range(2, 4)):
-        model = eventful.wrap(vit, policies.TopR(6), **STATEFUL[mode])
+@pytest.mark.parametrize("name", ["ViT", "SAM image encoder", "SAM layout with RoPE", "ViTDet, pooled keys"])
+def test_autocast_may_begin_and_end_in_mid_stream(name: str, mode: str, dtype: torch.dtype) -> None:
+    vit, frames = build(name), clip(6)
+    # A policy that is blind to rounding.
+    expected = play(eventful.wrap(vit, policies.Random(0.3), **STATEFUL[mode]), frames)
+    for covered in (range(6), range(2, 4), range(3)):
+        model = eventful.wrap(vit, policies.Random(0.3), **STATEFUL[mode])
         for k, frame in enumerate(frames):
             with torch.autocast("cpu", dtype=dtype, enabled=k in covered), torch.inference_mode():
                 out = model(frame)
             assert torch.isfinite(out).all()
-            torch.testing.assert_close(out.float(), expected[k], atol=0.1, rtol=0.05)
+            assert (out.float() - expected[k]).norm() / expected[k].norm() < 0.03
 
 
 @pytest.mark.parametrize("mode", ["exact", "frame", "recompute"])

@@ -76,6 +76,21 @@ def test_what_does_not_suit_is_left_alone(x: torch.Tensor) -> None:
     assert products.count == 0
 
 
+@pytest.mark.parametrize("bias", [torch.randn(72)[::2], torch.randn(1).expand(36), torch.tensor(2.0)])
+def test_a_bias_that_is_no_dense_vector_is_read_as_what_it_is(bias: torch.Tensor) -> None:
+    weight, x = torch.randn(36, 24), torch.randn(5, 24)
+    with torch.no_grad(), OneDnnLinear():
+        torch.testing.assert_close(F.linear(x, weight, bias), x @ weight.T + bias, atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_is_followed() -> None:
+    layer, x = nn.Linear(24, 36), torch.randn(37, 24)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        out = onednn.by_onednn(layer, packed=True)(x)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out, layer(x))
+
+
 @pytest.mark.parametrize(("shape", "by_onednn"), [((128, 24), True), ((129, 24), False), ((2, 65, 24), False)])
 def test_without_avx512_only_few_rows_are_multiplied_by_it(
     shape: tuple[int, ...], by_onednn: bool, monkeypatch: pytest.MonkeyPatch
