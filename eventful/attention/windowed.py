@@ -193,7 +193,7 @@ def _by_size(held_T: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _ranks(window_P: Tensor, held_T: Tensor) -> Tensor:
-    """The how manieth of its window each row is (P,)."""
+    """Rank of each row among those of its window (P,), from 0."""
     order_P = window_P.argsort(stable=True)
     first_P = (held_T.cumsum(0) - held_T)[window_P[order_P]]
     return torch.empty_like(order_P).index_put_((order_P,), torch.arange(len(order_P), device=order_P.device) - first_P)
