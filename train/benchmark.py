@@ -37,7 +37,7 @@ from train.bench.picture import plot_speedups
 from train.bench.report import Report, checks_failed
 from train.bench.row import Row
 from train.bench.run import time_case
-from train.config import load_config
+from train.config import check_settings, load_config
 
 COMMAND = "eventful-benchmark"
 
@@ -83,7 +83,7 @@ class BenchmarkConfig:
     cases: list[str] = field(default_factory=lambda: ["672/256", "672/128", "1024/512"])
     modes: list[str] = field(default_factory=lambda: [mode for mode in MODES if GRAPH not in mode])
     dense: list[str] = field(default_factory=lambda: list(WAYS))
-    repeats: int = setting(15, "[2, 1e5]")
+    repeats: int = setting(15, "[1, 1e5]")
     warmup: int = setting(2, "[0, 1e5]")
     dtype: str = "float32"
     buffer_dtype: str | None = None
@@ -91,7 +91,7 @@ class BenchmarkConfig:
     threads: int = setting(0, THREADS)
     video: str | None = None
     noise: float = setting(0.02, "[0, 1]")
-    changed: float = setting(0.05, "[0, 1]")
+    changed: float = setting(0.05, "(0, 1]")
     seed: int = setting(0, SEED)
     memory: bool = True
     accounting: list[str] = field(default_factory=list)
@@ -193,6 +193,7 @@ def _parse(case: str) -> tuple[int, str]:
 
 
 def _check(config: BenchmarkConfig) -> None:
+    check_settings(config)
     for case in [*config.cases, *config.accounting]:
         _parse(case)
     for case in config.accounting:
@@ -210,11 +211,6 @@ def _check(config: BenchmarkConfig) -> None:
         raise UserError(f"modes are compared with a dense model: give one or more of dense=[{', '.join(WAYS)}]")
     if config.plots:
         require("plots=true", "plot")
-    for name, low in {"repeats": 1, "warmup": 0, "threads": 0}.items():
-        if getattr(config, name) < low:
-            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
-    if not 0 < config.changed <= 1:
-        raise UserError(f"changed must be a share of the picture, above 0, got {config.changed}")
     device_named(config.device)
     dtype_named(config.dtype)
     dtype_named(config.buffer_dtype or config.dtype, "buffer_dtype")

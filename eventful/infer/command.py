@@ -92,7 +92,7 @@ def compare(reader: FrameReader, runner: VideoRunner, args: argparse.Namespace, 
         )
         video = _writer(args.out, reader.fps, None, stack)
         lines = open_lines(args.json, stack)
-        bar = stack.enter_context(progress(total=reader.count, unit="frame", leave=False))
+        bar = stack.enter_context(progress(total=_expected(reader, args), unit="frame", leave=False))
         for results in comparison.run(reader, args.max_frames):
             for name, result in results.items():
                 if lines is not None:
@@ -124,7 +124,6 @@ def _write(
     With a spare processor, drawing and writing are done while the next frame runs; what is shown is drawn before.
     """
     summary, beside, names = Summary(), TimeBudget(), runner.task.class_names
-    total = min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
     messages = sys.stderr if args.json == "-" else sys.stdout
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: print("\n".join(summary.lines(reader, beside.seconds)), file=messages))
@@ -134,7 +133,7 @@ def _write(
         stack.callback(_say_what_lacks, args.out, sound, messages)
         video = _writer(args.out, reader.fps, sound, stack)
         lines = open_lines(args.json, stack)
-        bar = stack.enter_context(progress(total=total, unit="frame", leave=False))
+        bar = stack.enter_context(progress(total=_expected(reader, args), unit="frame", leave=False))
         behind = stack.enter_context(WriteBehind(spare_processor(runner.device)))
 
         def draw(result: FrameResult) -> Frame:
@@ -176,6 +175,11 @@ def picture(result: FrameResult, names: Sequence[str], overlay: bool) -> Frame:
     header = f"frame {result.index} | MACs {result.macs_ratio:.1%} of dense{asked} | {what}"
     # On a flush everything is new; a tint all over would only hide the picture.
     return annotate(result.frame, result.predictions, None if result.flush else result.rate_RC, header, names)
+
+
+def _expected(reader: FrameReader, args: argparse.Namespace) -> int | None:
+    """How many frames there will be; None where nobody knows."""
+    return min((n for n in (reader.count, args.max_frames) if n is not None), default=None)
 
 
 def _is_animation(path: str) -> bool:

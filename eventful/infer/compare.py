@@ -95,7 +95,7 @@ class Comparison:
         motion: Mean change of the pixels from frame to frame, 0 to 255; 0 for the first one.
 
     Raises:
-        UserError: If there is no such rule, or a name comes twice.
+        UserError: If there is no such rule, a name comes twice, or the runner's own policy has no budget to set.
     """
 
     def __init__(self, runner: VideoRunner, names: Sequence[str], budget: float, dense_every: int = 0) -> None:
@@ -107,6 +107,8 @@ class Comparison:
                 )
         if len(set(names)) < len(names) or not names:
             raise UserError(f"--compare must name different policies, at least one, got {','.join(names)}")
+        if LEARNED in names and runner.model.policy.budget is None:
+            raise UserError(f"--compare: {runner.model.policy.name} has no budget, so it cannot be {LEARNED!r}")
         self._runner, self._names, self._budget, self._dense_every = runner, names, budget, dense_every
         self._runners: dict[str, VideoRunner] = {}
         self._last: Frame | None = None
@@ -165,6 +167,8 @@ class Comparison:
 
     def table(self) -> list[str]:
         """What they come to, a line each."""
+        if not self.motion:
+            return ["no frames"]
         lines = [f"{'policy':<10} {'MACs':>7} {'ms a frame':>11} {'distance':>9}"]
         for name, course in self.courses.items():
             steady = course.shares[1:] or course.shares

@@ -56,6 +56,10 @@ def test_each_does_what_it_would_do_alone(runner: VideoRunner, video: Path) -> N
     assert all(name in text for name in seen[0]) and "100.0%" in text
 
 
+def test_before_the_first_frame_there_is_nothing_to_sum_up(runner: VideoRunner) -> None:
+    assert Comparison(runner, ["dense", "learned"], 0.4).table() == ["no frames"]
+
+
 def test_pictures(runner: VideoRunner, video: Path, tmp_path: Path) -> None:
     comparison = Comparison(runner, ["dense", "top-r", "periodic"], 0.4)
     assert comparison.heat_map() is None
@@ -97,6 +101,12 @@ def test_names_that_cannot_be(runner: VideoRunner, names: list[str], said: str) 
         Comparison(runner, names, 0.4)
 
 
+def test_a_policy_without_a_budget_is_refused(runner: VideoRunner) -> None:
+    rule = VideoRunner(eventful.wrap(runner.model.vit, policies.TopR(4), granularity="frame"), runner.task)
+    with pytest.raises(UserError, match="TopR has no budget"):
+        Comparison(rule, ["learned", "dense"], 0.4)
+
+
 def test_the_command(runner: VideoRunner, video: Path, tmp_path: Path, capsys: Any) -> None:
     learned = runner.model.policy
     assert isinstance(learned, policies.LearnedPolicy)
@@ -135,3 +145,5 @@ def test_the_command(runner: VideoRunner, video: Path, tmp_path: Path, capsys: A
     assert run("--budget", 0.4, "--out", tmp_path / "b.mp4", "--json", tmp_path / "b-motion.png") == 2
     assert "b-motion.png is a picture that --compare writes" in capsys.readouterr().err
     assert run("--fps", 10) == 2 and "--compare needs one budget" in capsys.readouterr().err
+    assert run("--budget", 0.4, "--compare", "saliency") == 2
+    assert "the policy weighs errors by saliency" in capsys.readouterr().err

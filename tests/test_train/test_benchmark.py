@@ -204,7 +204,7 @@ def test_synthetic_stream_changes_as_asked() -> None:
         ({"modes": ["gate/exakt"]}, "modes must be among gate/exact"),
         ({"dtype": "float8"}, "dtype must be among"),
         ({"repeats": 0}, "repeats must be at least 1"),
-        ({"changed": 0.0}, "changed must be a share"),
+        ({"changed": 0.0}, "changed must be above 0"),
         ({"device": "warp:0"}, "device=warp:0"),
         (
             {"cases": ["65/4"], "model": "vit_tiny_patch16_224", "model_options": {"dynamic_img_size": 3, "nose": 1}},
