@@ -26,6 +26,7 @@ from envs.task import Target, VideoTask, offers
 from eventful.checks.ranges import check_ranges, setting
 from eventful.families.backbone import Backbone
 from eventful.fidelity import WORST, as_tokens, distances, mean_and_worst
+from eventful.tensor_tree import bytes_of, cat_tensors, map_tensors, stream_of
 
 
 @dataclass(frozen=True)
@@ -162,25 +163,23 @@ class Outcome:
     loss_B: Tensor | None = None
     loss_BN: Tensor | None = None
     metric_B: Tensor | None = None
-    outputs: Tensor | None = None
+    outputs: Any = None
 
     def of_stream(self, stream: int) -> Outcome:
         """One stream's, as a copy: a slice would keep the whole batch alive."""
-        one = slice(stream, stream + 1)
-        parts: dict[str, Any] = {name: None if x is None else x[one].clone() for name, x in vars(self).items()}
-        return Outcome(**parts)
+        one: Outcome = map_tensors(stream_of(self, stream), torch.Tensor.clone)
+        return one
 
     @staticmethod
     def cat(outcomes: Sequence[Outcome]) -> Outcome:
         """Those of several streams as one."""
-        columns = {name: [getattr(outcome, name) for outcome in outcomes] for name in vars(outcomes[0])}
-        joined: dict[str, Any] = {name: None if x[0] is None else torch.cat(x) for name, x in columns.items()}
-        return Outcome(**joined)
+        joined: Outcome = cat_tensors(outcomes)
+        return joined
 
     @property
     def nbytes(self) -> int:
         """Memory of the tensors."""
-        return sum(x.numel() * x.element_size() for x in vars(self).values() if x is not None)
+        return bytes_of(self)
 
 
 class DamageMeter:
@@ -274,7 +273,7 @@ def frame_metric(task: VideoTask, outputs: Any, targets: Sequence[Target]) -> Te
         metric = task.metric()
         if metric is None:
             raise ValueError(f"task {task.name} has labels, but no metric")
-        metric.update("frame", outputs[b : b + 1], [target])
+        metric.update("frame", stream_of(outputs, b), [target])
         values.append(metric.compute())
     return torch.tensor(values, dtype=torch.float32)
 

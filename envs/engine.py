@@ -27,7 +27,7 @@ from envs.scoring import FrameScore, FrameScorer
 from envs.task import Clip, VideoTask
 from eventful.errors import StreamError
 from eventful.state import StreamState
-from eventful.tasks import load_task, saliency_of
+from eventful.tasks import load_task, model_input, saliency_of
 from policies.heuristics import Nothing
 from policies.protocol import GateObservation, Granularity, Policy
 
@@ -285,11 +285,10 @@ class SelectionEngine:
         return self._inputs([self.slots[b] for b in streams])
 
     def _inputs(self, slots: Sequence[Slot]) -> Tensor:
-        weight = next(self.model.vit.parameters())
-        frames = [self.clips[s.clip].frames_THWC[s.frame].to(weight.device) for s in slots]
+        frames = [self.clips[s.clip].frames_THWC[s.frame][None] for s in slots]
         if len({frame.shape for frame in frames}) == 1:
-            return self.task.preprocess(torch.stack(frames)).to(weight.dtype)
-        return torch.cat([self.task.preprocess(frame[None]) for frame in frames]).to(weight.dtype)
+            return model_input(self.task.preprocess, self.model.vit, torch.cat(frames))
+        return torch.cat([model_input(self.task.preprocess, self.model.vit, frame) for frame in frames])
 
 
 def _labels(task: VideoTask, reward: Reward, wanted: bool | None) -> bool:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from policies.features import SALIENCY, SCALARS, feature_macs, log_error, saliency_features, scalar_features
-from policies.protocol import GateObservation, Granularity, Layout, Selection
+from policies.protocol import BLOCK_GATES, GateObservation, Granularity, Layout, Selection
 
 LIMIT = 10.0
 """All features are clipped to [-LIMIT, LIMIT]."""
 
-KINDS = ("qkv", "proj", "mlp")
 
 _FLOOR = -6.0
 
@@ -32,7 +31,7 @@ def feature_names(granularity: Granularity, saliency: bool = False) -> tuple[str
     have decided, and the kind of the gate, one-hot; where the task says what its consumer cares for also those of
     `policies.features.SALIENCY`.
     """
-    return (*SCALARS, *(() if granularity == "frame" else ("depth", *KINDS)), *(SALIENCY if saliency else ()))
+    return (*SCALARS, *(() if granularity == "frame" else ("depth", *BLOCK_GATES)), *(SALIENCY if saliency else ()))
 
 
 @torch.no_grad()
@@ -41,7 +40,7 @@ def gate_features(observation: GateObservation, budget_B: Tensor) -> Tensor:
     features_BNF = scalar_features(observation, _relative_error(observation), budget_B)
     layout = observation.layout
     if layout.granularity == "gate":
-        columns = [observation.gate / layout.gates, *(float(observation.kind == kind) for kind in KINDS)]
+        columns = [observation.gate / layout.gates, *(float(observation.kind == kind) for kind in BLOCK_GATES)]
         gate_K = torch.tensor(columns, device=features_BNF.device)
         features_BNF = torch.cat([features_BNF, gate_K.expand(*features_BNF.shape[:2], -1)], -1)
     if observation.saliency_BN is not None:

@@ -19,7 +19,7 @@ from eventful.linear.compiled import compiled_block
 from eventful.linear.onednn import onednn_block
 from eventful.macs.ledger import MacLedger
 from eventful.options import Options
-from policies.protocol import Granularity, Layout
+from policies.protocol import BLOCK_GATES, Granularity, Layout
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class FramePlan:
     blank_ND: Tensor | None
 
 
-GATES_PER_BLOCK = 3
 KEPT_PLANS = 32
 """Frame sizes whose plans are kept."""
 
@@ -128,7 +127,7 @@ class Plans:
         """The plan for frames like this one (B, 3, H, W), of the parts that `backbone` has just returned."""
         size = (frame.shape[-2], frame.shape[-1])
         if size not in self._plans:
-            if len(self._plans) > KEPT_PLANS:
+            if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[size] = make_plan(backbone, self._options, frame)
         return self._plans[size]
@@ -136,13 +135,13 @@ class Plans:
 
 def gates_of(granularity: Granularity, blocks: int) -> int:
     """Decisions per frame of a model with so many blocks."""
-    return 1 if granularity == "frame" else GATES_PER_BLOCK * blocks
+    return 1 if granularity == "frame" else len(BLOCK_GATES) * blocks
 
 
 def _dense_macs(blocks: Sequence[Block], tokens: int) -> float:
     ledger = MacLedger(1, 1.0)
     for block in blocks:
-        ledger.add("token_wise", tokens * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        ledger.add("token_wise", tokens * block.macs)
         block.attention.count_dense(ledger, float(tokens), tokens)
     return float(ledger.report().total[0])
 
@@ -155,7 +154,7 @@ def _shares(
     ledger = MacLedger(len(counts), dense)
     ledger.add("gates", gate_macs)
     for block in blocks:
-        ledger.add("token_wise", counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        ledger.add("token_wise", counts * block.macs)
         _count_attention(block, options, ledger, counts, tokens)
     return tuple(np.maximum.accumulate(ledger.report().share.numpy()).tolist())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,11 +29,10 @@ from eventful.options import Options
 from eventful.rows import AllRows, Counts, Rows, rows_of
 from eventful.state import AttentionState, BlockState, GateState, StreamState
 from eventful.stream_checks import close_frame
-from policies.protocol import GateObservation, Policy, Selection
+from policies.protocol import GateKind, GateObservation, Policy, Selection
 
 Decisions = Generator[GateObservation, Selection, Tensor]
 Decide = Callable[[GateObservation], Selection]
-Kind = Literal["qkv", "proj", "mlp", "frame"]
 Result = TypeVar("Result")
 
 
@@ -76,12 +75,12 @@ class FrameRun:
             self._flush_also(flush_B)
         self._share_B = None if flush or state.macs is None else state.macs.share
         self._gate = 0
-        self._previous_BN: Tensor | None = None
+        self._previous: Rows | None = None
 
     def decide(
         self,
         gate: GateState | None,
-        kind: Kind,
+        kind: GateKind,
         input_BND: Tensor,
         output_BND: Tensor | None = None,
         block: BlockState | None = None,
@@ -110,7 +109,7 @@ class FrameRun:
             input_BND=input_BND,
             reference_BND=gate.reference_BND,
             age_BN=frame - gate.stamp_BN,
-            previous_BN=self._previous_BN,
+            previous_BN=None if self._previous is None else self._previous.mask(),
             share_B=self._share_B,
             memory=self.state.memory,
             output_BND=output_BND,
@@ -129,7 +128,7 @@ class FrameRun:
         self.ledger.add("gates", self._running_B * float(N * input_BND.shape[2]))
         self.ledger.add("policy", self._running_B * self._policy_macs)
         self._gate += 1
-        self._previous_BN = rows.mask()
+        self._previous = rows
         tokens = rows.take(input_BND)
         sent = AllRows(B, N, in_place=not self.masked) if self.options.reference == "previous" else rows
         reference_BND = sent.put(gate.reference_BND, input_BND if sent is not rows else tokens)
@@ -267,7 +266,7 @@ def through_frame(
         tokens = block.leave(taken, tokens + block.mlp(block.norm2(tokens)))
         if block.after is not None:
             tokens = tokens + rows.table(block.after())
-        run.ledger.add("token_wise", rows.counts * (block.qkv_macs + block.proj_macs + block.mlp_macs))
+        run.ledger.add("token_wise", rows.counts * block.macs)
         block.attention.count_dense(run.ledger, rows.counts, rows.tokens)
     return rows, tokens
 

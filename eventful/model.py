@@ -58,7 +58,7 @@ def wrap(
     """Makes a vision transformer eventful.
 
     Args:
-        vit: A supported `timm` model, not copied; kept in evaluation mode, as dropout would look like motion.
+        vit: A supported model (docs/models.md), not copied; kept in evaluation mode, as dropout would look like motion.
         policy: Chooses the tokens; can be replaced between two frames.
         granularity: `gate`, three decisions in every block, or `frame`, one decision for the whole network.
         attention: `exact`, a streaming update that equals dense attention on the buffers; `paper`, the published

@@ -16,7 +16,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -51,6 +51,18 @@ class Task(Protocol):
 
     def predictions(self, outputs: Any, frame_size: tuple[int, int]) -> list[list[dict[str, Any]]]:
         """Model outputs as plain data, one list a stream; boxes in pixels of a frame of (height, width)."""
+
+
+def model_input(preprocess: Callable[[Tensor], Tensor], vit: nn.Module, frames_BHWC: Tensor) -> Tensor:
+    """Frames as a model takes them (B, 3, H', W'), preprocessed where the model is and of the type of its weights.
+
+    Args:
+        preprocess: A task's.
+        vit: The model, as it is now.
+        frames_BHWC: uint8 RGB frames, anywhere.
+    """
+    weight = next(vit.parameters())
+    return preprocess(frames_BHWC.to(weight.device)).to(weight.dtype)
 
 
 def task_names() -> list[str]:

@@ -41,6 +41,11 @@ def _field_names(kind: type) -> tuple[str, ...]:
     return _FIELDS[kind]
 
 
+def stream_of(node: Any, stream: int) -> Any:
+    """One stream of a tree, as views: edits in place reach the whole. The stream dimension stays."""
+    return map_tensors(node, lambda tensor: tensor[stream : stream + 1])
+
+
 def bytes_of(node: Any) -> int:
     """Bytes held by all tensors of a tree."""
     sizes: list[int] = []

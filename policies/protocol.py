@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 
 Granularity = Literal["gate", "frame"]
+GateKind = Literal["qkv", "proj", "mlp", "frame"]
+BLOCK_GATES: tuple[GateKind, ...] = ("qkv", "proj", "mlp")
+"""The gates of a block, in order."""
 Budget = float | Tensor
 
 
@@ -112,7 +115,7 @@ class GateObservation:
 
     layout: Layout
     gate: int
-    kind: Literal["qkv", "proj", "mlp", "frame"]
+    kind: GateKind
     input_BND: Tensor
     reference_BND: Tensor
     age_BN: Tensor

@@ -43,7 +43,7 @@ from train.evaluation.results_file import Key, ResultsFile
 from train.evaluation.rollout import Footage, evaluate_policy
 from train.evaluation.rules import Rules
 from train.evaluation.summary import summary
-from train.evaluation.tuning import Tuner
+from train.evaluation.trials import Trials
 from train.files.folder_lock import only_run_in
 from train.task_config import WHERE_AND_HOW, make_task, task_options
 
@@ -212,8 +212,8 @@ class _Evaluation:
         if self._frames is None:
             self._frames = self._calibration_frames()
         with cli.user_input(f"task {self._task.name}"):
-            tuner = Tuner(self._task, self._models[granularity], self._frames, self._config.cache_mb << 20)
-        return Rules(tuner, sorted(self._config.budgets))
+            trials = Trials(self._task, self._models[granularity], self._frames, self._config.cache_mb << 20)
+        return Rules(trials, sorted(self._config.budgets))
 
     def _oracle(self, contender: Contender, budget: float) -> Oracle:
         model, footage = self._models[contender.granularity], self._footage

@@ -29,7 +29,6 @@ from envs.doom.player import BACKWARD, STYLES, TURN, Player, camera_of, object_c
 from envs.doom.scenes import Scene
 
 TICS_PER_SECOND = 35
-FRAME_SIZE = (240, 320)
 
 _FOLDER = threading.Lock()
 """Held while a game makes or removes its folder: two engines that make it at once crash."""

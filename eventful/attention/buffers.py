@@ -58,9 +58,3 @@ def buffered(tensor: Tensor | None) -> Tensor:
     if tensor is None:
         raise ValueError("this state has no such buffer: it was made by another mode, or has not seen a frame")
     return tensor
-
-
-def stream_of(state: AttentionState, stream: int) -> AttentionState:
-    """One stream's buffers, as views: edits in place reach the whole."""
-    one = slice(stream, stream + 1)
-    return AttentionState(**{name: None if x is None else x[one] for name, x in vars(state).items()})

@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eventful.attention import paper
-from eventful.attention.buffers import QKV, PaperTypes, buffered, stream_of, write
+from eventful.attention.buffers import QKV, PaperTypes, buffered, write
 from eventful.attention.kernels import partial_attention
 from eventful.attention.merge import merge
 from eventful.attention.protocol import GlobalLayer, changed_keys
 from eventful.macs.ledger import Amount, MacLedger
 from eventful.rows import AllRows, Counts, PackedRows, Rows
 from eventful.state import AttentionState
+from eventful.tensor_tree import stream_of
 
 DENSE_FROM = (22, 25)
 """Share of the dense query-key pairs, as a fraction, from which dense attention is faster than an update.

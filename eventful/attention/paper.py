@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eventful.attention.buffers import QKV, PaperTypes, buffered, stream_of, write
+from eventful.attention.buffers import QKV, PaperTypes, buffered, write
 from eventful.attention.protocol import GlobalLayer, changed_keys
 from eventful.macs.ledger import MacLedger
 from eventful.rows import Counts, PackedRows, Rows
 from eventful.state import AttentionState
+from eventful.tensor_tree import stream_of
 
 AS_TOKENS = PaperTypes()
 """Buffers in the type of the tokens, sums in float32."""

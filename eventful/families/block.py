@@ -65,6 +65,11 @@ class Block:
         return new if self.turn is None else self.turn(new, rows)
 
     @property
+    def macs(self) -> float:
+        """MACs of all token-wise parts per token."""
+        return self.qkv_macs + self.proj_macs + self.mlp_macs
+
+    @property
     def hooked(self) -> bool:
         """Whether anybody sees what the block takes and gives."""
         return bool(self.module._forward_pre_hooks or self.module._forward_hooks) or hooks.watching()

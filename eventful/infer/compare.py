@@ -23,7 +23,7 @@ import policies
 from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
 from eventful.model import EventfulModel
-from eventful.tasks import nearest
+from eventful.tasks import model_input, nearest
 from eventful.video.frames import Frame, FrameReader
 from eventful.video.overlay import annotate
 from eventful.video.runner import FrameResult, VideoRunner
@@ -139,7 +139,7 @@ class Comparison:
             model.policy.budget = self._budget
             return VideoRunner(model, task, self._dense_every)
         pixels = torch.from_numpy(np.ascontiguousarray(frame))[None]
-        layout = model.layout(task.preprocess(pixels).to(next(model.vit.parameters())))
+        layout = model.layout(model_input(task.preprocess, model.vit, pixels))
         rule = RULES[name](layout, self._budget)
         return VideoRunner(EventfulModel(model.vit, rule, model.options, model.saliency), task, self._dense_every)
 

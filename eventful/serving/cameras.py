@@ -21,7 +21,8 @@ from torch import Tensor
 
 from eventful.model import EventfulModel
 from eventful.state import StreamState
-from eventful.tensor_tree import map_tensors
+from eventful.tasks import model_input
+from eventful.tensor_tree import stream_of
 from eventful.video.frames import Frame
 
 
@@ -97,7 +98,6 @@ class CameraServer:
         if depth < 1 or batch < 1:
             raise ValueError(f"depth and batch must be at least 1, got {depth} and {batch}")
         self._model, self._preprocess, self._depth, self._batch = model, preprocess, depth, batch
-        self._weight = next(model.vit.parameters())
         self._cameras: dict[Hashable, _Camera] = {}
         self._counts = Counts()
         self._changed = threading.Condition()
@@ -207,8 +207,7 @@ class CameraServer:
 
     def _step(self, frames_BHWC: Frame, states: list[StreamState | None]) -> tuple[list[Any], list[StreamState]]:
         """One forward pass; outputs and states camera by camera."""
-        pixels = torch.from_numpy(frames_BHWC).to(self._weight.device)
-        x_BCHW = self._preprocess(pixels).to(self._weight.dtype)
+        x_BCHW = model_input(self._preprocess, self._model.vit, torch.from_numpy(frames_BHWC))
         if len(states) == 1:
             outputs, after = self._model.step(x_BCHW, states[0])
             return [outputs], [after]
@@ -223,7 +222,7 @@ class CameraServer:
             known = [state for b in part if (state := states[b]) is not None]
             out, after = self._model.step(x_BCHW[part], StreamState.cat(known) if known else None)
             for k, b in enumerate(part):
-                outputs_of[b] = map_tensors(out, lambda tensor, k=k: tensor[k : k + 1])  # type: ignore[misc]
+                outputs_of[b] = stream_of(out, k)
                 after_of[b] = after.select([k])
         return [outputs_of[b] for b in range(len(states))], [after_of[b] for b in range(len(states))]
 

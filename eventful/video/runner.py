@@ -20,7 +20,7 @@ from eventful.fidelity import token_distance
 from eventful.linear.onednn import by_onednn
 from eventful.model import EventfulModel
 from eventful.state import StreamState
-from eventful.tasks import Task
+from eventful.tasks import Task, model_input
 from eventful.video.frames import Frame, Tubelet
 from policies.protocol import Budget, GateObservation, Layout, Selection
 
@@ -92,7 +92,6 @@ class VideoRunner:
 
     def __init__(self, model: EventfulModel, task: Task, dense_every: int = 0) -> None:
         self.model, self.task, self._dense_every = model, task, dense_every
-        self._weight = next(model.vit.parameters())
         self.tubelet: Tubelet | None = getattr(task, "tubelet", None)
         self._picture, watch = getattr(task, "picture", None), getattr(task, "watch", None)
         self._predictions = task.predictions if watch is None else watch()
@@ -102,7 +101,7 @@ class VideoRunner:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self._weight.device
+        return next(self.model.vit.parameters()).device
 
     def flush(self) -> None:
         """Has everything computed in the next frame, which has nothing to do with the one before."""
@@ -122,8 +121,8 @@ class VideoRunner:
             StreamError: If the preprocessed frame does not fit the stream.
         """
         # Mirrored views and the like have strides that tensors cannot have.
-        pixels = torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._weight.device)
-        x_BCHW = self.task.preprocess(pixels).to(self._weight.dtype)
+        pixels = torch.from_numpy(np.ascontiguousarray(frame))[None]
+        x_BCHW = model_input(self.task.preprocess, self.model.vit, pixels)
         started = self._now()
         features, outputs, state = self.model.step_with_features(x_BCHW, self._state, self._select)
         self._state = state
@@ -181,8 +180,8 @@ class VideoRunner:
 
     def _now(self) -> float:
         """A clock that waits for the device."""
-        if self._weight.is_cuda:
-            torch.cuda.synchronize(self._weight.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return perf_counter()
 
 

@@ -1,4 +1,4 @@
-"""Rules at their best: shares that meet budgets, settings that are told, what a tuner prefers, the best opponent."""
+"""Rules at their best: shares that meet budgets, settings that are told, what a trials prefers, the best opponent."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from train.evaluate import evaluate
 from train.evaluation.bootstrap import Estimate
 from train.evaluation.contenders import CAN_AGE, Contender
 from train.evaluation.rules import Rules, in_words
-from train.evaluation.tuning import Tuner
+from train.evaluation.trials import Trials
 
 LOOKING = ["SaliencyThreshold", "SaliencyTopR", "SaliencyOrSurprise", "KeySimilarity"]
 
 
-def tuner(task: Squares, granularity: Any = "frame") -> Tuner:
+def trials(task: Squares, granularity: Any = "frame") -> Trials:
     model = eventful.wrap(task.model, All(), granularity=granularity, saliency=getattr(task, "saliency", None))
-    return Tuner(task, model, calibration_frames(task, task.clips("train"), 3, 11))
+    return Trials(task, model, calibration_frames(task, task.clips("train"), 3, 11))
 
 
 @pytest.mark.parametrize("granularity", ["frame", "gate"])
 def test_every_rule_meets_its_budget_where_it_is_calibrated(granularity: Any) -> None:
-    tried = tuner(WatchedSquares(), granularity)
+    tried = trials(WatchedSquares(), granularity)
     budget = 0.3 if granularity == "frame" else 0.6
     rules = Rules(tried, [budget])
     for contender in [Contender(name, granularity) for name in (*LOOKING, "GlobalTopR")] + [
@@ -49,7 +49,7 @@ def test_every_rule_meets_its_budget_where_it_is_calibrated(granularity: Any) ->
 def test_a_rule_is_the_same_whichever_other_budgets_there_are() -> None:
     words = []
     for budgets in ([0.2, 0.4], [0.2, 0.4, 0.8]):
-        rules = Rules(tuner(WatchedSquares()), budgets)
+        rules = Rules(trials(WatchedSquares()), budgets)
         words.append([rules.policy(Contender(name, "frame"), 0.4)[1] for name in ("SaliencyThreshold", "SaliencyTopR")])
     assert words[0] == words[1]
 
@@ -63,7 +63,7 @@ def test_a_rule_is_worded_by_what_it_is_set_to() -> None:
 
 
 def test_the_tuner_takes_the_rule_with_the_least_damage_at_the_budget() -> None:
-    tried = tuner(WatchedSquares())
+    tried = trials(WatchedSquares())
     layout = tried.model.layout(tried.frames[0])
     r = layout.count(0.3)
     knobs = [
@@ -79,7 +79,7 @@ def test_the_tuner_takes_the_rule_with_the_least_damage_at_the_budget() -> None:
 
 
 def test_damage_is_that_of_the_outputs_where_there_is_one() -> None:
-    seen, blind = tuner(WatchedSquares()), tuner(Squares())
+    seen, blind = trials(WatchedSquares()), trials(Squares())
     damages = [t.play(policies.Nothing()).damage for t in (seen, blind)]
     assert damages[0] != pytest.approx(damages[1], rel=0.01)
 

@@ -36,7 +36,7 @@ def card_text(policy: TrainablePolicy, finished: Finished, comparison: Compariso
         "multiply-accumulates, and any share between them.",
         _block([f"eventful-infer clip.mp4 --policy FOLDER --budget {comparison.budgets[0]:g} --out annotated.mp4"]),
         "## Trained in",
-        markdown(["what", "value"], _origin(policy, trained)),
+        markdown(["what", "value"], _origin(trained)),
         "## Scores",
         _about(finished, trained),
         markdown(*_needed(comparison)),
@@ -49,7 +49,7 @@ def card_text(policy: TrainablePolicy, finished: Finished, comparison: Compariso
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _origin(policy: TrainablePolicy, trained: Provenance) -> list[list[str]]:
+def _origin(trained: Provenance) -> list[list[str]]:
     options: Mapping[str, Any] = {"task": trained.task or "not recorded", **trained.task_options}
     rows = [[key, _code(value)] for key, value in options.items()]
     rows.append(["weights of the backbone, SHA-256 of their content", _code(trained.backbone or "not recorded")])

@@ -93,8 +93,9 @@ class WindowRecord:
     def frame(self, state: StreamState) -> None:
         """Notes what a frame has updated, unless it was nothing but a flush."""
         if state.flushed_B is not None and not state.flushed_B.all():
-            self.updated.append(state.updated()[0].cpu())
-            self.ages.append(state.ages()[:, 0].float().cpu().flatten())
+            ages_BGN = state.ages()
+            self.updated.append((ages_BGN[0] == 0).cpu())
+            self.ages.append(ages_BGN[:, 0].float().cpu().flatten())
 
     def result(self, stats: dict[str, float], tokens: int, gates: int) -> WindowResult:
         """Everything together; a window that was nothing but flushes has no rates."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from envs.task import Clip, VideoTask
 from eventful import EventfulModel
 from eventful.linear.onednn import by_onednn
+from eventful.tasks import model_input
 from policies import Policy
 from train.evaluation.results_file import Key, Latency
 from train.timing import quartiles, timed
@@ -42,7 +43,6 @@ def measure_latency(
         frames: Number of timed frames, over all clips.
         key: Key of the result.
     """
-    weight = next(task.model.parameters())
     # Of two towers, the one that sees.
     dense = by_onednn(getattr(task.model, "get_image_features", task.model))
     model.policy = policy
@@ -52,7 +52,7 @@ def measure_latency(
     for clip in picked:
         model.reset()
         for k in range(WARM_UP + 1 + -(-frames // len(picked))):
-            frame = _input(task, clip, k, weight)
+            frame = _input(task, clip, k)
             pair = [timed(call, frame) for call in (dense, model)]
             if k > WARM_UP:
                 seconds.append(pair)
@@ -63,8 +63,8 @@ def measure_latency(
     return Latency(key, len(seconds), quartiles(dense_ms), quartiles(eventful_ms), ratios, in_all)
 
 
-def _input(task: VideoTask, clip: Clip, k: int, weight: Tensor) -> Tensor:
+def _input(task: VideoTask, clip: Clip, k: int) -> Tensor:
     """Walks through the clip forwards and backwards, so that there is never a jump."""
     last = len(clip) - 1
     t = last - abs(last - k % (2 * last))
-    return task.preprocess(clip.frames_THWC[t][None].to(weight.device)).to(weight.dtype)
+    return model_input(task.preprocess, task.model, clip.frames_THWC[t][None])

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventful.disk.replaced import replace_file
+from policies.protocol import BLOCK_GATES
 from train.evaluation.comparison import Comparison, FrontierPoint, Measure
 from train.evaluation.contenders import Contender
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-KINDS = ("qkv", "proj", "mlp")
-"""The three gates of a block, in order."""
 
 _CAPTION = (
     "Each line is a rule that chooses which image patches are computed anew in each frame; "
@@ -95,10 +93,10 @@ def plot_rates(comparison: Comparison, path: Path) -> bool:
     with canvas() as pyplot:
         size = (2.5 + 3.6 * len(budgets), 8.5)
         figure, panels = pyplot.subplots(
-            len(KINDS), len(budgets), figsize=size, layout="constrained", sharex=True, sharey="col", squeeze=False
+            len(BLOCK_GATES), len(budgets), figsize=size, layout="constrained", sharex=True, sharey="col", squeeze=False
         )
         for column, budget in enumerate(budgets):
-            for row, kind in enumerate(KINDS):
+            for row, kind in enumerate(BLOCK_GATES):
                 axes = panels[row, column]
                 for contender in shown:
                     _rates_line(axes, comparison, contender, budget, row)
@@ -108,7 +106,7 @@ def plot_rates(comparison: Comparison, path: Path) -> bool:
                     axes.set_title(f"at {100 * budget:g} % of the compute")
                 if not column:
                     axes.set_ylabel(f"{kind} gate:\ntokens updated")
-                if row == len(KINDS) - 1:
+                if row == len(BLOCK_GATES) - 1:
                     axes.set_xlabel("block")
                     axes.xaxis.get_major_locator().set_params(integer=True)
         figure.suptitle("What each gate updates, from the first block to the last", fontweight="bold")
@@ -140,7 +138,7 @@ def _frontier_panel(axes: Axes, comparison: Comparison, measure: Measure) -> Non
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
-    _share_axis(axes, [share for share, _ in ends.values()], comparison)
+    _share_axis(axes, comparison)
     better = "higher" if measure.higher_is_better else "lower"
     axes.set_title(f"{measure.title} ({better} is better)")
     axes.set_ylabel(measure.axis)
@@ -184,7 +182,7 @@ def _band(comparison: Comparison, point: FrontierPoint, measure: Measure) -> tup
     return point.quality[measure.id].low, point.quality[measure.id].high
 
 
-def _share_axis(axes: Axes, starts: Sequence[float], comparison: Comparison) -> None:
+def _share_axis(axes: Axes, comparison: Comparison) -> None:
     """Ticks at the budgets, and room for the labels on the left."""
     shares = [p.share.value for c in comparison.lines for p in comparison.points(c)]
     low, high = np.log(min(shares)), np.log(max(shares))
@@ -242,7 +240,7 @@ def _rates_line(axes: Axes, comparison: Comparison, contender: Contender, budget
     point = next((p for p in comparison.points(contender) if p.budget == budget), None)
     if point is None:
         return
-    rates = point.rates_G[row :: len(KINDS)]
+    rates = point.rates_G[row :: len(BLOCK_GATES)]
     style = style_of(contender)
     axes.plot(
         np.arange(len(rates)),

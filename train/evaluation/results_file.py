@@ -20,6 +20,7 @@ from typing import Any
 from eventful.disk.full import append
 from eventful.disk.replaced import replace_text
 from eventful.errors import UserError
+from train.files.saved_state import differing
 
 FORMAT = 1
 """Part of the fingerprint; raised when a run measures something else than before."""
@@ -156,7 +157,7 @@ class ResultsFile:
         if known != self._head["fingerprint"]:
             aside = self.path.with_name(f"{self.path.stem}-{known}{self.path.suffix}")
             os.replace(self.path, aside)
-            changed = ", ".join(_differing(kept, self._head["setting"])) or "the format"
+            changed = ", ".join(differing(kept, self._head["setting"])) or "the format"
             self.notes.append(f"the settings have changed ({changed}): starting anew; earlier results are in {aside}")
         elif rows:
             self.notes.append(f"going on from {len(rows)} finished runs in {self.path}")
@@ -241,7 +242,3 @@ def _entry(row: dict[str, Any]) -> Record | Latency:
         return Record(key=key, **row)
     quartiles = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
     return Latency(key=key, **(row | quartiles))
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

@@ -22,6 +22,7 @@ from torch import Tensor
 from envs.task import Clip, Metric, Target, VideoTask, has_metric, of_whole_clips, offers
 from eventful import EventfulModel, StreamState
 from eventful.fidelity import token_distance
+from eventful.tensor_tree import stream_of
 from policies import Policy
 from train.evaluation.oracle import Oracle
 from train.evaluation.results_file import Key, Record
@@ -196,7 +197,7 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
         frame = footage.inputs(group, t)
         if isinstance(model.policy, Oracle):
             model.policy.foresee(model, frame)
-        features = model.forward_features(frame)
+        features, outputs, model.state = model.step_with_features(frame, model.state, model.policy.select)
         if t == 0:
             for tally, share in zip(tallies, model.macs.share.tolist(), strict=True):
                 tally.flush_share = share
@@ -207,9 +208,9 @@ def _run_group(model: EventfulModel, footage: Footage, group: ClipBatch, metric:
             for b, (tally, rates_G, age_max) in enumerate(rows):
                 tally.add({name: column[b] for name, column in columns.items()}, rates_G, age_max)
         if metric is not None and (t > 0 or of_whole_clips(metric)):
-            outputs, targets = model.backbone.head(features), footage.targets(group, t, frame)
+            targets = footage.targets(group, t, frame)
             for b, clip in enumerate(group.clips):
-                metric.update(clip.name, _stream(outputs, b), [targets[b]])
+                metric.update(clip.name, stream_of(outputs, b), [targets[b]])
     return {clip.name: tally for clip, tally in zip(group.clips, tallies, strict=True)}
 
 
@@ -232,13 +233,5 @@ def _rates_and_oldest(state: StreamState | None) -> tuple[Tensor, Tensor]:
     """Share of the tokens that each gate updated in the last frame (B, G), and the greatest age (B,)."""
     if state is None:
         raise ValueError("there is no state before the first frame")
-    return state.updated().double().mean(2), state.ages().amax((1, 2))
-
-
-def _stream(outputs: Any, b: int) -> Any:
-    """One stream of model outputs, whatever they are made of; the stream dimension stays."""
-    if isinstance(outputs, Tensor):
-        return outputs[b : b + 1]
-    if isinstance(outputs, Mapping):
-        return {name: _stream(value, b) for name, value in outputs.items()}
-    return type(outputs)(_stream(value, b) for value in outputs)
+    ages_BGN = state.ages()
+    return (ages_BGN == 0).double().mean(2), ages_BGN.amax((1, 2))

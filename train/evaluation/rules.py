@@ -45,7 +45,7 @@ from policies import (
 from policies.age_bound import Scored
 from train.calibration import calibrate, first_thresholds, realised_share, solve_shift
 from train.evaluation.contenders import Contender
-from train.evaluation.tuning import Knob, Setting, Tuner
+from train.evaluation.trials import Knob, Setting, Trials
 
 WEIGHING = {"exponent": (1.0, 0.5, 2.0), "floor": (0.02, 0.1)}
 TURNS = (3.0, 1.5)
@@ -76,15 +76,16 @@ class Rules:
     """The rules of one granularity, each set to a budget once.
 
     Args:
-        tuner: Tries policies on the calibration frames.
+        trials: Tries policies on the calibration frames.
         budgets: All budgets of the evaluation.
     """
 
-    def __init__(self, tuner: Tuner, budgets: Sequence[float]) -> None:
-        self._tuner, self._budgets = tuner, sorted(budgets)
-        self._few = tuner.with_streams(FEW)
-        self._layout = tuner.model.layout(tuner.frames[0])
+    def __init__(self, trials: Trials, budgets: Sequence[float]) -> None:
+        self._trials, self._budgets = trials, sorted(budgets)
+        self._few = trials.with_streams(FEW)
+        self._layout = trials.model.layout(trials.frames[0])
         self._calibrated: ThresholdTable | None = None
+        self._single: dict[float, float] = {}
         self._starts: dict[tuple[object, ...], Tensor] = {}
         self._settings: dict[str, Setting] = {}
         self._tuned: dict[tuple[str, float, int], tuple[Policy, str]] = {}
@@ -102,8 +103,8 @@ class Rules:
             return self._plain(contender.name, budget, seed)
         key = (contender.id, budget, seed)
         if key not in self._tuned:
-            knob = self._knob(self._tuner, contender.name, budget, self._setting(contender), seed)
-            policy = self._tuner.at_budget(knob, budget)
+            knob = self._knob(self._trials, contender.name, budget, self._setting(contender), seed)
+            policy = self._trials.at_budget(knob, budget)
             self._tuned[key] = policy, in_words(policy)
         return self._tuned[key]
 
@@ -140,10 +141,10 @@ class Rules:
         knobs = [self._knob(self._few, name, TUNED_AT, setting) for setting in settings]
         return settings[self._few.best(knobs, TUNED_AT)]
 
-    def _knob(self, tuner: Tuner, name: str, budget: float, setting: Setting, seed: int = 0) -> Knob:
+    def _knob(self, trials: Trials, name: str, budget: float, setting: Setting, seed: int = 0) -> Knob:
         """A rule at a setting, which at 0 is near a budget."""
         if name in _THRESHOLDED:
-            return _bounded(self._table_knob(tuner, name, budget, setting), name, setting, budget)
+            return _bounded(self._table_knob(trials, name, budget, setting), name, setting, budget)
         if name == "Threshold":
             h = self._single_threshold(budget)
             return _bounded(lambda shift: Threshold(h * math.exp(shift)), name, setting, budget)
@@ -162,8 +163,8 @@ class Rules:
             return GlobalTopR(max(r, 1))
         return SaliencyTopR(r, setting["exponent"], setting["floor"]) if name == "SaliencyTopR" else TopR(r)
 
-    def _table_knob(self, tuner: Tuner, name: str, budget: float, setting: Setting) -> Knob:
-        start = self._start(tuner, name, budget, setting)
+    def _table_knob(self, trials: Trials, name: str, budget: float, setting: Setting) -> Knob:
+        start = self._start(trials, name, budget, setting)
 
         def knob(shift: float) -> Policy:
             table = ThresholdTable([budget], self._layout.gates).to(start.device)
@@ -172,25 +173,27 @@ class Rules:
 
         return knob
 
-    def _start(self, tuner: Tuner, name: str, budget: float, setting: Setting) -> Tensor:
+    def _start(self, trials: Trials, name: str, budget: float, setting: Setting) -> Tensor:
         """Log thresholds that come near a budget (1, G). They depend on what scores do, not on bounds and the like."""
-        key = (len(tuner.frames[0]), name, budget, setting.get("exponent"), setting.get("floor"))
+        key = (len(trials.frames[0]), name, budget, setting.get("exponent"), setting.get("floor"))
         if key not in self._starts:
             policy = _thresholded(name, ThresholdTable([budget], self._layout.gates), setting, budget)
-            tuner.model.policy = policy
-            found = first_thresholds(tuner.model, tuner.frames, [budget], policy.score)
+            trials.model.policy = policy
+            found = first_thresholds(trials.model, trials.frames, [budget], policy.score)
             self._starts[key] = found.table.log_threshold_KG
         return self._starts[key]
 
     def _table(self) -> ThresholdTable:
         if self._calibrated is None:
-            self._tuner.model.policy = All()
-            self._calibrated = calibrate(self._tuner.model, self._tuner.frames, self._budgets).table
+            self._trials.model.policy = All()
+            self._calibrated = calibrate(self._trials.model, self._trials.frames, self._budgets).table
         return self._calibrated
 
     def _single_threshold(self, budget: float) -> float:
         """The single h that spends the budget on the training frames."""
-        table, model, frames = self._table(), self._tuner.model, self._tuner.frames
+        if budget in self._single:
+            return self._single[budget]
+        table, model, frames = self._table(), self._trials.model, self._trials.frames
         model.policy = All()
         nearest = min(range(len(self._budgets)), key=lambda k: abs(math.log(self._budgets[k] / budget)))
         start = float(table.log_threshold_KG[nearest].mean())
@@ -198,7 +201,8 @@ class Rules:
         def share_at(shift: float) -> float:
             return realised_share(model, frames, Threshold(math.exp(start + shift)).select)
 
-        return math.exp(start + solve_shift(share_at, budget, TOLERANCE, STEPS))
+        self._single[budget] = math.exp(start + solve_shift(share_at, budget, TOLERANCE, STEPS))
+        return self._single[budget]
 
 
 def in_words(policy: Policy) -> str:

@@ -13,6 +13,7 @@ from envs.task import Clip, Frames
 from eventful.errors import UserError
 from policies import TrainablePolicy
 from policies.content_hash import content_hash
+from train.files.saved_state import differing, refuse_other_settings
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,9 @@ class RunIdentity:
         Raises:
             UserError: If it belongs to another run, saying what differs.
         """
-        other = _differing(self.settings, saved["run"])
-        if other:
-            raise UserError(
-                f"{path} belongs to a run with other settings ({', '.join(other)}); "
-                "choose another out folder, or delete it to start anew"
-            )
+        refuse_other_settings(self.settings, saved["run"], path)
         known = saved.get("contents", {})
-        other = _differing(*({k: v for k, v in some.items() if k in known} for some in (self.contents, known)))
+        other = differing(*({k: v for k, v in some.items() if k in known} for some in (self.contents, known)))
         if self.contents and other:
             raise UserError(
                 f"{path} was trained with other contents of: {', '.join(other)}; bring back what was there, "
@@ -81,7 +77,3 @@ def _looked_at(frames: Frames) -> Any:
         return frames
     T = frames.shape[0]
     return [list(frames.shape), *(frames[t] for t in (0, T // 2, T - 1))]
-
-
-def _differing(mine: Mapping[str, str], saved: Mapping[str, str]) -> list[str]:
-    return sorted(k for k in mine.keys() | saved.keys() if mine.get(k) != saved.get(k))

@@ -23,6 +23,7 @@ from eventful.checks.extras import is_installed
 from eventful.disk.full import written
 from eventful.video.frames import Frame
 from policies import Layout
+from policies.protocol import BLOCK_GATES
 from train.estimators.protocol import WindowResult
 from train.loop.frontier_figure import frontier_figure
 from train.loop.validation import ValidationPoints
@@ -44,8 +45,6 @@ NAMES = {
     "frames_per_second": "speed/frames_per_second",
 }
 """Tags of what estimators and the loop report; estimators of one's own have theirs under `train/`."""
-
-KINDS = ("qkv", "proj", "mlp")
 
 
 def _to_disk(method: Method) -> Method:
@@ -164,7 +163,7 @@ def gate_name(gate: int, layout: Layout) -> str:
     """Such as `block_02_qkv`; `frame` where there is one decision per frame."""
     if layout.granularity == "frame":
         return "frame"
-    return f"block_{gate // len(KINDS):02d}_{KINDS[gate % len(KINDS)]}"
+    return f"block_{gate // len(BLOCK_GATES):02d}_{BLOCK_GATES[gate % len(BLOCK_GATES)]}"
 
 
 def hyper_parameters(settings: Mapping[str, str]) -> dict[str, bool | float | str]:

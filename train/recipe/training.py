@@ -21,6 +21,7 @@ from eventful.console.output import say
 from eventful.disk.full import append
 from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
+from train.files.saved_state import read_state
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Training:
 
     def _one_step(self, loss: Callable[[torch.Generator], Tensor]) -> float:
         recipe = self._recipe
-        seed = (recipe.seed * 1_000_003 + self.step) * 2
+        seed = step_seed(recipe.seed, self.step)
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed + 1)
         self._model.train()
@@ -150,20 +151,16 @@ class Training:
         replace_file(self._out / "state.pt", partial(torch.save, state | {"settings": dict(self._settings)}))
 
     def _load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            differing = sorted(k for k in self._settings if state["settings"].get(k) != self._settings[k])
-        except Exception as error:
-            raise UserError(f"{path} is damaged ({type(error).__name__}); delete it to start anew") from error
-        if differing:
-            raise UserError(
-                f"{path} belongs to a run with other settings ({', '.join(differing)}); choose another out folder, or "
-                "delete it to start anew"
-            )
+        state = read_state(path, self._settings, "settings")
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.log(f"resumed at step {self.step}")
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for each step, far from those of other seeds; even, so that the next number is free, too."""
+    return (seed * 1_000_003 + step) * 2
 
 
 def _groups(part: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

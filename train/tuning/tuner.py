@@ -31,6 +31,8 @@ from eventful.checks.ranges import SEED, setting
 from eventful.console.output import progress
 from eventful.disk.replaced import replace_file
 from eventful.errors import UserError
+from train.files.saved_state import read_state
+from train.recipe.training import step_seed
 from train.tuning.accuracy import Examples, batch_of
 
 Loss = Literal["published", "cross_entropy"]
@@ -127,19 +129,7 @@ class Tuner:
         """
         if not self.state_file.exists():
             return False
-        anew = "delete it to start anew"
-        try:
-            saved = torch.load(self.state_file, map_location="cpu", weights_only=True)
-            differing = sorted(
-                k for k in self._run.keys() | saved["run"].keys() if self._run.get(k) != saved["run"].get(k)
-            )
-        except Exception as error:
-            raise UserError(f"{self.state_file} is damaged ({type(error).__name__}); {anew}") from error
-        if differing:
-            raise UserError(
-                f"{self.state_file} belongs to a run with other settings ({', '.join(differing)}); "
-                f"choose another out folder, or {anew}"
-            )
+        saved = read_state(self.state_file, self._run, "run")
         self._model.load_state_dict(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self.step, self._losses, self.history = saved["step"], saved["losses"], saved["history"]
@@ -171,7 +161,9 @@ class Tuner:
 
     def _one_epoch(self) -> None:
         options, first = self._options, self.epoch * self.steps_per_epoch
-        order = torch.randperm(len(self._labels), generator=torch.Generator().manual_seed(_seed(options.seed, first)))
+        order = torch.randperm(
+            len(self._labels), generator=torch.Generator().manual_seed(step_seed(options.seed, first))
+        )
         left = list(order.split(options.batch))[self.step - first :]
         for index in progress(left, f"epoch {self.epoch + 1}", unit="step"):
             self._losses.append(self._one_step(index.tolist()))
@@ -181,7 +173,7 @@ class Tuner:
 
     def _one_step(self, index: Sequence[int]) -> float:
         tokens_BVSD, label_B = batch_of(self._examples, self._labels, index, self._model.cls_token.device)
-        torch.manual_seed(_seed(self._options.seed, self.step) + 1)
+        torch.manual_seed(step_seed(self._options.seed, self.step) + 1)
         loss = loss_of(self._model(tokens_BVSD), label_B, self._options.loss)
         if not torch.isfinite(loss):
             raise UserError(f"the loss is not finite at step {self.step}; lower lr (it is {self._options.lr:g})")
@@ -201,8 +193,3 @@ class Tuner:
             "run": self._run,
         }
         replace_file(self.state_file, partial(torch.save, saved))
-
-
-def _seed(seed: int, step: int) -> int:
-    """A seed for each step, far from those of other seeds."""
-    return (seed * 1_000_003 + step) * 2

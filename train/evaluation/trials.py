@@ -44,7 +44,7 @@ class Trial:
     damage: float
 
 
-class Tuner:
+class Trials:
     """Tries policies on calibration frames.
 
     Args:
@@ -89,11 +89,11 @@ class Tuner:
             damages.append(self._objective.of_frame(damage).mean())
         return Trial(float(torch.stack(shares).mean()), float(torch.stack(damages).mean()))
 
-    def with_streams(self, most: int) -> Tuner:
+    def with_streams(self, most: int) -> Trials:
         """The same on some of the streams, evenly picked."""
         stride = max(self.frames[0].shape[0] // most, 1)
         frames = [frame[::stride][:most] for frame in self.frames]
-        return Tuner(self._task, self.model, frames, self._room)
+        return Trials(self._task, self.model, frames, self._room)
 
     def _trial(self, knob: Knob, budget: float) -> Trial:
         tried: dict[float, Trial] = {}
