@@ -89,7 +89,8 @@ def log_uniform(low: float, high: float, u: float) -> float:
 
 
 def _budget_range(budget: float | Sequence[float]) -> tuple[float, float]:
-    low, high = budget if isinstance(budget, Sequence) else (budget, budget)
+    pair = budget if isinstance(budget, Sequence) else (budget, budget)
+    low, high = pair if len(pair) == 2 and not isinstance(pair, str) else (0.0, 0.0)
     if not 0 < low <= high <= 1:
         raise ValueError(f"a budget must be a share of the dense MACs in (0, 1], or a range of them, got {budget}")
     return float(low), float(high)

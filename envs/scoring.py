@@ -70,9 +70,14 @@ class FrameScorer:
         reward: What they are worth.
         labels: Whether to compute loss and metric.
         cache_mb: Memory for the dense model's outcomes, in MiB; the least recently used go first.
+
+    Raises:
+        ValueError: If `cache_mb` is negative, or the reward needs labels, or a distance, that the task does not have.
     """
 
     def __init__(self, task: VideoTask, model: EventfulModel, reward: Reward, labels: bool, cache_mb: int) -> None:
+        if cache_mb < 0:
+            raise ValueError(f"cache_mb must be at least 0, got {cache_mb}")
         self.reward, self.dense_frames = reward, 0
         outputs = reward.objective.needs_outputs
         self._meter = DamageMeter(task, model.backbone, loss=labels, metric=labels, output=outputs)

@@ -111,6 +111,7 @@ class FrameRun:
             age_BN=frame - gate.stamp_BN,
             previous_BN=None if self._previous is None else self._previous.mask(),
             share_B=self._share_B,
+            flushed_B=self.state.flushed_B,
             memory=self.state.memory,
             output_BND=output_BND,
             key_BNHd=None if block is None else block.attention.k_BNHd,

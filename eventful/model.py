@@ -25,12 +25,13 @@ from eventful.state import StreamState
 from eventful.stream_checks import (
     OneAtATime,
     Saliency,
+    begin_anew,
     check_frame,
     editable,
+    forget,
     fresh_state,
     look,
     matching_state,
-    to_flush,
     whole_or_flush,
 )
 from policies.protocol import GateObservation, Granularity, Layout, Policy, Selection
@@ -90,14 +91,14 @@ def wrap(
         ValueError: If an option has a value that does not exist.
     """
     how = (granularity, attention, reference, gate_position, buffer_dtype, on_resize, scene_cut, compile)
-    options = Options(*how, motion_compensation, prefix, product_dtype)
-    return EventfulModel(vit, policy, options, saliency)
+    return EventfulModel(vit, policy, Options(*how, motion_compensation, prefix, product_dtype), saliency)
 
 
 class EventfulModel(TimmInterface):
     """A vision transformer with state, made by `wrap`. What runs is what `vit` holds now.
 
-    New blocks or attention make the next frame a flush; other new layers do not.
+    New blocks or attention make the next frame a flush, and so does `load_state_dict` of this model; other new layers
+    and weights do not: `reset()`.
     """
 
     def __init__(self, vit: nn.Module, policy: Policy, options: Options, saliency: Saliency | None = None) -> None:
@@ -108,6 +109,7 @@ class EventfulModel(TimmInterface):
         self._plans = Plans(self.vit, options)
         self._state: StreamState | None = None
         self._one_at_a_time = OneAtATime()
+        self.register_load_state_dict_post_hook(forget)
         self.policy = policy
 
     @property
@@ -123,7 +125,6 @@ class EventfulModel(TimmInterface):
     def policy(self, policy: Policy) -> None:
         granularity = self.options.granularity
         policy.check(gates_of(granularity, len(self.backbone.layers)), self.backbone.dim, granularity)
-        # A policy does not belong into the state_dict of the model.
         self.__dict__["_policy"] = policy
         if self._state is not None:
             self._state.memory = {}
@@ -190,7 +191,7 @@ class EventfulModel(TimmInterface):
         if streams is None or self._state is None:
             self._state = None
             return
-        self._state.flush_B = to_flush(self._state, streams)
+        begin_anew(self._state, streams)
 
     def forward(self, frame: Tensor | None = None, **asked: Any) -> Any:
         """What the wrapped model returns for a frame (B, 3, H, W), and what else is asked; see `step` for errors."""
@@ -267,7 +268,7 @@ class EventfulModel(TimmInterface):
 
     def _run(self, frame: Tensor, state: StreamState | None, masked: bool) -> Step:
         """`decisions`, without a look at what comes out."""
-        check_frame(frame)
+        check_frame(frame, self.vit)
         backbone = self._plans.backbone(self.vit)
         if state is not None:
             state = matching_state(frame, state, self.options.on_resize, self._plans.structure)

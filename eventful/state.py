@@ -150,14 +150,16 @@ class StreamState:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamState:
         """Moves all tensors; `dtype` applies to tokens and buffers.
 
-        Attention sums and log-sum-exps stay in their types, N x N buffers in the type that they are stored in; masks,
-        frame numbers and MACs keep their types.
+        Attention sums and N x N buffers stay in the types that they are stored in, as long as these are no wider than
+        float32 or `dtype`; log-sum-exps are as wide. Masks, frame numbers and MACs keep their types.
         """
 
         def move(tensor: Tensor, path: str) -> Tensor:
-            keep = not tensor.is_floating_point() or tensor.dtype == torch.float64
-            keep = keep or _leaf(path) in _SUMS | _SEEN or ".shared." in path
-            return tensor.to(device=device, dtype=None if keep else dtype)
+            leaf, wide = _leaf(path), None if dtype is None else torch.promote_types(dtype, torch.float32)
+            if leaf == "lse_BNH" or (leaf in _SUMS and tensor.dtype == torch.float64):
+                return tensor.to(device=device, dtype=wide)
+            keep = not tensor.is_floating_point() or leaf in _SUMS | _SEEN or ".shared." in path
+            return tensor.to(device=device, dtype=None if keep or path.startswith("macs.") else dtype)
 
         return map_named(self, move)
 

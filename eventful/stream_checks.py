@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eventful.errors import StreamError
+from eventful.errors import SelectionError, StreamError
 from eventful.options import Resize
 from eventful.state import BlockState, StreamState
 from policies.protocol import Layout
@@ -27,13 +27,15 @@ LARGEST_PIXEL = 1e6
 """Far beyond any picture, 16 bits included; much larger ones overflow in the first norm."""
 
 
-def check_frame(frame: Tensor) -> None:
+def check_frame(frame: Tensor, vit: nn.Module) -> None:
     """Refuses what is no batch of frames (B, 3, H, W) with pixels that are numbers of a size that pictures have.
 
     Raises:
-        StreamError: Saying what is wrong with the frame.
+        StreamError: Saying what is wrong with the frame, or with the mode of the model that it is for.
     """
-    if frame.dim() != 4:
+    if vit.training:
+        raise StreamError("the model is in training mode, in which dropout would look like motion: call its eval()")
+    if frame.dim() != 4 or not frame.numel():
         raise StreamError(f"a frame must be (streams, channels, height, width), got shape {tuple(frame.shape)}")
     # Both are NaN if any pixel is, and no comparison holds for NaN.
     low, high = frame.detach().aminmax()
@@ -118,12 +120,22 @@ def close_frame(state: StreamState, before: dict[str, Tensor], flush: bool, flus
         flush: Whether all streams were flushed.
         flush_B: Streams that were flushed beside others; None if there were none. What the policy made of them, when it
             was asked for the others, is forgotten.
+
+    Raises:
+        SelectionError: If what the policy remembers is not there for each stream.
     """
     none_B = torch.zeros_like(state.flush_B)
+    for name, known in state.memory.items():
+        if not isinstance(known, Tensor) or known.shape[:1] != none_B.shape:
+            found = tuple(known.shape) if isinstance(known, Tensor) else type(known).__name__
+            raise SelectionError(
+                f"a policy remembers tensors with its {state.streams} streams as first dimension; "
+                f"memory[{name!r}] is {found}"
+            )
     if flush_B is not None:
-        for name in before.keys() & state.memory.keys():
-            flushed = flush_B.reshape(-1, *[1] * (before[name].dim() - 1))
-            state.memory[name] = torch.where(flushed, before[name], state.memory[name])
+        for name, known in state.memory.items():
+            kept = before.get(name, torch.zeros_like(known))
+            state.memory[name] = torch.where(_as_wide(flush_B, known), kept, known)
     state.frame += 1
     state.flush_B = none_B
     state.flushed_B = ~none_B if flush else none_B if flush_B is None else flush_B
@@ -164,14 +176,19 @@ class OneAtATime:
         self._lock.release()
 
 
+def forget(model: nn.Module, incompatible_keys: Any) -> None:
+    """Makes the next frame of an eventful model that has loaded weights a flush: what it holds is of the old ones."""
+    model.reset()  # type: ignore[operator]
+
+
 def editable(state: StreamState) -> StreamState:
     """A state whose containers can be filled anew, and whose tensors can be edited in the current grad mode."""
     leave_inference = not torch.is_inference_mode_enabled()
     return state.map(lambda x: x.clone() if leave_inference and x.is_inference() else x)
 
 
-def to_flush(state: StreamState, streams: Sequence[int]) -> Tensor:
-    """Which streams the next frame flushes (B,), bool, when those with the given indices are to be flushed, too.
+def begin_anew(state: StreamState, streams: Sequence[int]) -> None:
+    """Lets the next frame flush the streams with the given indices, too, and the policy remember nothing of them.
 
     Raises:
         IndexError: If there is no such stream.
@@ -179,6 +196,12 @@ def to_flush(state: StreamState, streams: Sequence[int]) -> Tensor:
     for stream in streams:
         if not 0 <= stream < state.streams:
             raise IndexError(f"there is no stream {stream}; there are {state.streams}")
-    flush_B = state.flush_B.clone()
-    flush_B[list(streams)] = True
-    return flush_B
+    anew_B = torch.zeros_like(state.flush_B)
+    anew_B[list(streams)] = True
+    state.flush_B = state.flush_B | anew_B
+    state.memory = {name: known.masked_fill(_as_wide(anew_B, known), 0) for name, known in state.memory.items()}
+
+
+def _as_wide(flag_B: Tensor, known: Tensor) -> Tensor:
+    """A flag for each stream, in as many dimensions as something that a policy remembers."""
+    return flag_B.reshape(-1, *[1] * (known.dim() - 1))

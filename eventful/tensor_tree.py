@@ -23,12 +23,16 @@ def map_named(node: Any, function: Callable[[Tensor, str], Tensor], path: str = 
     if isinstance(node, list):
         return [map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
     if isinstance(node, tuple):
-        items = [map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
-        return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
+        return _tuple_like(node, [map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)])
     if isinstance(node, dict):
         return {key: map_named(item, function, f"{inner}{key}") for key, item in node.items()}
     names = _field_names(type(node))
     return type(node)(**{n: map_named(getattr(node, n), function, f"{inner}{n}") for n in names}) if names else node
+
+
+def _tuple_like(node: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:
+    """A tuple of the same kind, with names or without."""
+    return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
 
 
 _FIELDS: dict[type, tuple[str, ...]] = {}
@@ -71,6 +75,8 @@ def cat_tensors(nodes: Sequence[Any]) -> Any:
         return torch.cat(list(nodes))
     if isinstance(first, list):
         return [cat_tensors(items) for items in zip(*nodes, strict=True)]
+    if isinstance(first, tuple):
+        return _tuple_like(first, [cat_tensors(items) for items in zip(*nodes, strict=True)])
     if isinstance(first, dict):
         if any(node.keys() != first.keys() for node in nodes):
             raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")

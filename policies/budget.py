@@ -5,6 +5,7 @@ Shape suffixes: B streams.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -69,3 +70,28 @@ def checked_budget(budget: Budget | Sequence[float]) -> Budget:
     if isinstance(budget, int | float):
         return float(budget)
     return budget if isinstance(budget, Tensor) else values
+
+
+def excess(observation: GateObservation, spent_over_asked_B: Tensor, limit: float) -> Tensor:
+    """By how much more than it should a stream has spent in the preceding frame (B,), within limits.
+
+    The relative, not the logarithmic, excess: its mean is zero where the mean spending is what was asked. Zero after a
+    flush, which was not the policy's choice.
+    """
+    excess_B = (spent_over_asked_B - 1).clamp(-limit, limit)
+    return excess_B if observation.flushed_B is None else excess_B.masked_fill(observation.flushed_B, 0)
+
+
+def checked_count(name: str, value: int, least: int = 0) -> int:
+    """A whole number of tokens or frames.
+
+    Raises:
+        ValueError: If it is none, or below the least, by its name.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value}") from None
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+    return count

@@ -11,12 +11,13 @@ Shape suffixes: B streams, N tokens, G gates.
 from __future__ import annotations
 
 import abc
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.budget import BudgetedPolicy
+from policies.budget import BudgetedPolicy, checked_count, excess
 from policies.protocol import Budget, GateObservation, Granularity, Layout, Policy, PolicyMismatch, Selection
 from policies.table import ThresholdTable
 
@@ -103,12 +104,15 @@ class GlobalTopR(Policy):
         r: Mean number of tokens per gate and stream.
         gain: Step of log tau per frame, as a share of the relative excess of the realised over the asked number.
         momentum: Weight of the past in the running mean errors, in [0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(self, r: int, gain: float = 0.3, momentum: float = 0.9) -> None:
-        if r < 1:
-            raise ValueError(f"r must be at least 1, got {r}")
-        self.r, self.gain, self.momentum = r, gain, momentum
+        self.r, self.gain, self.momentum = checked_count("r", r, 1), gain, momentum
+        if not 0 <= gain < math.inf or not 0 <= momentum < 1:
+            raise ValueError(f"gain must be a number from 0, momentum in [0, 1): {gain=} {momentum=}")
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
@@ -136,9 +140,8 @@ class GlobalTopR(Policy):
         memory, zero_B = observation.memory, observation.error_BN.new_zeros(observation.streams)
         if "log_tau" in memory:
             asked = self.r * observation.layout.gates
-            # The relative, not the logarithmic, excess: its mean is zero where the mean number is the asked one.
-            excess_B = memory["selected"] / asked - 1
-            memory["log_tau"] = memory["log_tau"] + self.gain * excess_B.clamp(-1, 1)
+            excess_B = excess(observation, memory["selected"] / asked, 1)
+            memory["log_tau"] = memory["log_tau"] + self.gain * excess_B
         else:
             memory["log_tau"] = zero_B
         memory["selected"] = zero_B

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from policies.budget import checked_count
 from policies.protocol import GateObservation, Policy, Selection
 
 
@@ -20,13 +21,11 @@ class TopR(Policy):
         r: Number of tokens per gate and stream; more than N selects all.
 
     Raises:
-        ValueError: If r is negative.
+        ValueError: If r is negative or no whole number.
     """
 
     def __init__(self, r: int) -> None:
-        if r < 0:
-            raise ValueError(f"r must be at least 0, got {r}")
-        self.r = r
+        self.r = checked_count("r", r)
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""
@@ -103,9 +102,7 @@ class Periodic(Policy):
     """
 
     def __init__(self, period: int) -> None:
-        if period < 1:
-            raise ValueError(f"period must be at least 1, got {period}")
-        self.period = period
+        self.period = checked_count("period", period, 1)
 
     def select(self, observation: GateObservation) -> Selection:
         """See `Policy.select`."""

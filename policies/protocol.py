@@ -23,7 +23,6 @@ from torch import Tensor
 Granularity = Literal["gate", "frame"]
 GateKind = Literal["qkv", "proj", "mlp", "frame"]
 BLOCK_GATES: tuple[GateKind, ...] = ("qkv", "proj", "mlp")
-"""The gates of a block, in order."""
 Budget = float | Tensor
 
 
@@ -42,8 +41,7 @@ class Layout:
             for M = 0..N, without what the policy itself costs; non-decreasing, length N + 1.
         gate_weights: How an update's cost is spread over the gates: G shares that sum to 1; empty for evenly.
         dense: MACs of the dense model per frame and stream; infinite if they are not known.
-        ordinary_prefix: Whether class and register tokens are chosen like any other token; if not, they are updated
-            wherever another one is.
+        ordinary_prefix: Whether class and register tokens are chosen like any other, not wherever another one is.
     """
 
     tokens: int
@@ -99,6 +97,7 @@ class GateObservation:
         age_BN: Frames since each token was last updated at this gate, at least 1.
         previous_BN: Tokens that the preceding gate of this frame selected (bool), None at the first gate.
         share_B: Realised share of the dense MACs in the preceding frame; about 1 after a flush.
+        flushed_B: Streams whose preceding frame was a flush: their share is none of the policy's. None for none.
         memory: What the policy remembers about these streams: tensors with B as first dimension. A policy
             replaces entries (never edits them in place), so that states can be cloned and searched over. A
             stream that joins others has zeros where it remembers nothing yet.
@@ -121,6 +120,7 @@ class GateObservation:
     age_BN: Tensor
     previous_BN: Tensor | None = None
     share_B: Tensor | None = None
+    flushed_B: Tensor | None = None
     memory: MutableMapping[str, Tensor] = field(default_factory=dict)
     output_BND: Tensor | None = None
     key_BNHd: Tensor | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from policies.age_bound import checked_max_age, with_overdue
+from policies.budget import checked_count
 from policies.calibrated import ScoreThreshold
 from policies.features import NO_SALIENCY, WINDOW, largest_around, log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Layout, Policy, PolicyMismatch, Selection
@@ -62,9 +63,7 @@ class SaliencyTopR(Policy):
     """
 
     def __init__(self, r: int, exponent: float = 1.0, floor: float = 0.02) -> None:
-        if r < 0:
-            raise ValueError(f"r must be at least 0, got {r}")
-        self.r = r
+        self.r = checked_count("r", r)
         self.exponent, self.floor = _checked(exponent, floor)
 
     def score(self, observation: GateObservation) -> Tensor:

@@ -31,7 +31,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
 from policies.age_bound import certain_where_overdue, checked_max_age, with_overdue
-from policies.budget import BudgetedPolicy
+from policies.budget import BudgetedPolicy, excess
 from policies.features import log_error, weighted_log_error, weighted_macs
 from policies.protocol import Budget, GateObservation, Granularity, Layout, PolicyMismatch, Selection
 from policies.provenance import CARD_TEMPLATE, Provenance, class_name
@@ -225,8 +225,7 @@ class TrainablePolicy(
             memory["threshold_offset"] = torch.zeros_like(budget_B)
         elif observation.gate == 0 and observation.share_B is not None:
             share_B = observation.share_B.to(budget_B)
-            # The relative, not the logarithmic, excess: its mean is zero where the mean share is the budget.
-            excess_B = (share_B / budget_B - 1).clamp(-2, 2)
+            excess_B = excess(observation, share_B / budget_B, 2)
             memory["threshold_offset"] = memory["threshold_offset"] + self.feedback * excess_B
         return memory["threshold_offset"]
 

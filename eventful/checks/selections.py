@@ -63,6 +63,8 @@ def _problem(selection: Selection, B: int, N: int, masked: bool, values: bool) -
 
 
 def _problem_of_index(index_BM: Tensor, valid_BM: Tensor | None, B: int, N: int) -> str:
+    if not isinstance(index_BM, Tensor):
+        return f"index_BM must be a tensor, got {type(index_BM).__name__}"
     if index_BM.dim() != 2 or index_BM.shape[0] != B or index_BM.shape[1] > N:
         return f"index_BM must be ({B}, M) with M at most {N}, got {tuple(index_BM.shape)}"
     if index_BM.dtype != torch.int64:
@@ -86,6 +88,8 @@ def _problem_of_indices(index_BM: np.ndarray, N: int) -> str:
 
 
 def _problem_of_mask(mask_BN: Tensor | None, B: int, N: int, masked: bool, values: bool) -> str:
+    if mask_BN is not None and not isinstance(mask_BN, Tensor):
+        return f"mask_BN must be a tensor, got {type(mask_BN).__name__}"
     if mask_BN is None or tuple(mask_BN.shape) != (B, N):
         return f"mask_BN must be ({B}, {N}), got {None if mask_BN is None else tuple(mask_BN.shape)}"
     if mask_BN.dtype == torch.bool:

@@ -103,7 +103,7 @@ class GraphedStream:
                 f"this stream was made for frames {tuple(expected.shape)} of {expected.dtype} on {expected.device}, "
                 f"got {tuple(frame.shape)} of {frame.dtype} on {frame.device}"
             )
-        check_frame(frame)
+        check_frame(frame, self._model.vit)
         with torch.inference_mode(False), torch.no_grad():
             return self._next(frame, None)
 

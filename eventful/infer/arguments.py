@@ -184,8 +184,15 @@ def _heuristic_forms() -> str:
     return ", ".join(_form(name) for name in HEURISTICS)
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no share of the dense MACs: it must be in (0, 1]")
     return value
@@ -198,7 +205,7 @@ def _natural(text: str) -> int:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value

@@ -63,6 +63,9 @@ def _main(argv: Sequence[str]) -> None:
     how = (args.device, args.dtype, args.dense_check, args.trust)
     with Preview() if args.preview else contextlib.nullcontext() as preview:
         runner = prepare(policy, args.task, task_options, options, *how)
+        turned = args.fps is not None or args.budget is not None or args.budget_schedule
+        if turned and args.compare is None and runner.model.policy.budget is None:
+            raise UserError(f"policy {runner.model.policy.name} has no budget to set: leave out what sets it")
         settle_heap()
         reader = read_ahead(in_tubelets(reader, runner.tubelet))
         if args.compare is not None:

@@ -1,5 +1,9 @@
 """Damage: one definition, for tokens and for maps, for losses and for rewards."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from family_zoo import build, clip
@@ -7,7 +11,7 @@ from tiny_task import TinyTask
 
 import eventful
 import policies
-from envs.damage import Damage, DamageMeter, Objective, Outcome
+from envs.damage import Damage, DamageMeter, Objective, Outcome, frame_metric
 from envs.rewards import Reward
 from eventful.fidelity import as_tokens, distances, token_distance
 
@@ -77,6 +81,27 @@ def test_outcomes_are_taken_apart_and_joined() -> None:
     again = Outcome.cat([whole.of_stream(b) for b in range(3)])
     assert torch.equal(again.tokens_BND, whole.tokens_BND) and again.loss_BN is None
     assert whole.of_stream(1).nbytes == 4 * (8 + 1 + 1)
+
+
+def test_outputs_may_be_tables() -> None:
+    outputs = {"scores": torch.rand(3, 4), "parts": (torch.rand(3, 2), torch.rand(3))}
+    whole = Outcome(torch.randn(3, 4, 2), outputs=outputs)
+    again = Outcome.cat([whole.of_stream(b) for b in range(3)])
+    assert torch.equal(again.outputs["parts"][1], outputs["parts"][1])
+    seen = []
+
+    class Metric:
+        def update(self, clip: str, outputs: Any, targets: Sequence[Any]) -> None:
+            seen.append(outputs["scores"].shape)
+            self.value = float(outputs["scores"].sum() + targets[0])
+
+        def compute(self) -> float:
+            return self.value
+
+    task: Any = SimpleNamespace(name="tables", metric=Metric)
+    expected = outputs["scores"].sum(1) + torch.arange(3)
+    torch.testing.assert_close(frame_metric(task, outputs, [0, 1, 2]), expected)
+    assert seen == [(1, 4)] * 3
 
 
 @pytest.mark.parametrize(

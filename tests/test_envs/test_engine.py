@@ -97,6 +97,8 @@ def test_the_dense_model_computes_a_frame_once():
     engine.set_state(state.select([0, 0, 0, 1]))
     rewards(engine, masks(engine, 3))
     assert engine.dense_frames == 6
+    with pytest.raises(ValueError, match="cache_mb must be at least 0"):
+        engine_of("frame", cache_mb=-1)
     small = engine_of("frame", cache_mb=0)
     state = small.get_state()
     wanted = rewards(small, masks(small, 3))

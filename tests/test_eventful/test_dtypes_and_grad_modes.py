@@ -112,3 +112,22 @@ def test_double_precision(mode: str) -> None:
     for frame in frames:
         with torch.inference_mode():
             torch.testing.assert_close(model(frame), vit(frame), atol=1e-6, rtol=0)
+
+
+@each_name
+@each_mode
+def test_a_model_may_be_in_double_precision_for_a_while(name: str, mode: str) -> None:
+    frames = clip(9)
+    model = eventful.wrap(build(name), policies.Random(0.3), **STATEFUL[mode])
+    expected = play(eventful.wrap(build(name), policies.Random(0.3), **STATEFUL[mode]), frames)
+    outs = play(model, frames[:3])
+    model.double()
+    outs += play(model, [frame.double() for frame in frames[3:6]])
+    model.float()
+    outs += play(model, frames[6:])
+    assert [out.dtype for out in outs[::4]] == [torch.float32, torch.float64, torch.float32]
+    assert model.state is not None
+    wide = {place for place, x in model.state.named_tensors().items() if x.dtype == torch.float64}
+    assert all(place.startswith("macs.") for place in wide), wide
+    for out, wanted in zip(outs, expected, strict=True):
+        torch.testing.assert_close(out.float(), wanted, atol=1e-3, rtol=1e-3)

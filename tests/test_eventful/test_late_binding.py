@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 
 import eventful
 import policies
+from eventful.errors import StreamError
 
 GRANULARITIES = ("gate", "frame")
 
@@ -202,3 +203,24 @@ def test_a_shallow_copy_has_streams_of_its_own(granularity: str, frames: list[Te
     torch.testing.assert_close(run(twin, frames[2:]), expected, rtol=0, atol=0)
     torch.testing.assert_close(run(model, frames[2:]), expected, rtol=0, atol=0)
     assert twin.vit is model.vit and twin.policy is model.policy
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_loading_weights_makes_the_next_frame_a_flush(granularity: str, frames: list[Tensor]) -> None:
+    model = eventful.wrap(vit(), policies.TopR(3), granularity=granularity)
+    run(model, frames[:2])
+    other = vit(5)
+    model.load_state_dict({f"vit.{name}": value for name, value in other.state_dict().items()})
+    torch.testing.assert_close(run(model, frames[2:3])[0], run(other, frames[2:3])[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_model_in_training_mode_is_refused(granularity: str, frames: list[Tensor]) -> None:
+    shared = timm.create_model("test_vit", img_size=64, drop_rate=0.5)
+    model = eventful.wrap(shared, policies.TopR(3), granularity=granularity)
+    run(model, frames[:2])
+    shared.train()
+    with pytest.raises(StreamError, match=r"training mode, in which dropout would look like motion: call its eval\(\)"):
+        model(frames[2])
+    shared.eval()
+    assert torch.isfinite(run(model, frames[2:])).all()

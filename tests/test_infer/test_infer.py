@@ -220,6 +220,7 @@ def test_mistakes_in_arguments(
         ([tmp_path / "no.mp4", *known], "no.mp4 does not exist"),
         ([video], "one of the arguments --policy --heuristic is required"),
         ([video, *known, "--budget", "1.5"], "1.5 is no share of the dense MACs: it must be in (0, 1]"),
+        ([video, *known, "--budget", "x"], "'x' is no number"),
         ([video, *known, "--budget-schedule", "0:0.3,x"], "is not of the form FRAME:SHARE,FRAME:SHARE"),
         ([video, *known, "--budget-schedule", "5:0.3,2:0.1"], "must ascend"),
         ([video, *known, "--weights", tmp_path / "no.pth"], "no.pth does not exist"),
@@ -244,6 +245,18 @@ def test_mistakes_in_arguments(
 def test_budget_for_a_policy_without_one(task: Distillation, video: Path) -> None:
     with pytest.raises(UserError, match="policy TopR has no budget to set"):
         next(eventful.infer.run(video, policies.TopR(r=5), task=task, budget=0.1))
+
+
+@pytest.mark.parametrize("asked", [["--budget", 0.1], ["--budget-schedule", "0:0.3"], ["--fps", 20]])
+def test_a_command_that_cannot_run_leaves_files_as_they_are(
+    asked: list[Any], tmp_path: Path, weights: Path, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "old.jsonl"
+    lines.write_text("old\n")
+    argv = [video, "--heuristic", "top-r:5", "--task", "distill", "--model", "test_vit", "--weights", weights]
+    said = failure([*argv, "--size", "64x64", "--json", lines, *asked], capsys)
+    assert "policy TopR has no budget to set: leave out what sets it" in said and "windows" not in said
+    assert lines.read_text() == "old\n"
 
 
 def test_checkpoint_of_another_model(video: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
