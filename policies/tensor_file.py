@@ -7,13 +7,14 @@ finite values alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from policies.content_hash import content_hash
@@ -52,7 +53,16 @@ def write_tensors(module: nn.Module, config: Mapping[str, Any], path: Path, like
     if problem:
         raise CheckpointError(f"the policy cannot be saved, as its settings make another one: {problem}")
     checksum = content_hash({"config": config, "tensors": tensors})
-    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum})
+    path.write_bytes(_in_order(save(tensors, metadata={"format": "pt", CHECKSUM: checksum})))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata in alphabetical order: the library's order is another one in each process."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(start - 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def read_tensors(path: Path, config: Mapping[str, Any], like: nn.Module) -> dict[str, Tensor]:

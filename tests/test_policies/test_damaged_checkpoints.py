@@ -44,6 +44,14 @@ def rewrite(folder: Path, change) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+def test_the_same_policy_is_the_same_file(folder: Path, tmp_path: Path) -> None:
+    policy, files = policies.load(folder), set()
+    for k in range(12):
+        policy.save_pretrained(tmp_path / str(k))
+        files.add((tmp_path / str(k) / "model.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 def test_every_flipped_bit_is_noticed_or_harmless(folder: Path) -> None:
     """One bit in every 11th byte of both files: no such file loads as another policy."""
     want = policies.load(folder).select(observation()).as_mask(13)
