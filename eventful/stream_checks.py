@@ -112,7 +112,7 @@ def look(state: StreamState, outputs: Any, saliency: Saliency, layout: Layout) -
 
 
 def close_frame(state: StreamState, before: dict[str, Tensor], flush: bool, flush_B: Tensor | None) -> None:
-    """Counts a frame, and notes which streams it flushed.
+    """Counts a frame, notes which streams it flushed, and looks at what the policy remembers.
 
     Args:
         state: State of the streams after the frame.
@@ -177,8 +177,8 @@ class OneAtATime:
 
 
 def forget(model: nn.Module, incompatible_keys: Any) -> None:
-    """Makes the next frame of an eventful model that has loaded weights a flush: what it holds is of the old ones."""
-    model.reset()  # type: ignore[operator]
+    """Makes an eventful model that has loaded weights flush: whatever states there are, they are of the old ones."""
+    model._plans.structure += 1  # type: ignore[union-attr, operator]
 
 
 def editable(state: StreamState) -> StreamState:

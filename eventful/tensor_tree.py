@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def map_named(node: Any, function: Callable[[Tensor, str], Tensor], path: str = 
         return [map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)]
     if isinstance(node, tuple):
         return _tuple_like(node, [map_named(item, function, f"{inner}{i}") for i, item in enumerate(node)])
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         return {key: map_named(item, function, f"{inner}{key}") for key, item in node.items()}
     names = _field_names(type(node))
     return type(node)(**{n: map_named(getattr(node, n), function, f"{inner}{n}") for n in names}) if names else node
@@ -77,7 +77,7 @@ def cat_tensors(nodes: Sequence[Any]) -> Any:
         return [cat_tensors(items) for items in zip(*nodes, strict=True)]
     if isinstance(first, tuple):
         return _tuple_like(first, [cat_tensors(items) for items in zip(*nodes, strict=True)])
-    if isinstance(first, dict):
+    if isinstance(first, Mapping):
         if any(node.keys() != first.keys() for node in nodes):
             raise ValueError("states of different modes cannot be joined; make all of them by the same kind of run")
         return {key: cat_tensors([node[key] for node in nodes]) for key in first}

@@ -1,4 +1,4 @@
-"""Budgets: which share of the dense MACs a policy aims at, one for all streams or one for each.
+"""Budgets: which share of the dense MACs a policy aims at, one for all streams or one for each; counts of tokens.
 
 Shape suffixes: B streams.
 """
@@ -89,7 +89,7 @@ def checked_count(name: str, value: int, least: int = 0) -> int:
         ValueError: If it is none, or below the least, by its name.
     """
     try:
-        count = operator.index(value)
+        count = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {value}") from None
     if count < least:

@@ -97,7 +97,7 @@ class GateObservation:
         age_BN: Frames since each token was last updated at this gate, at least 1.
         previous_BN: Tokens that the preceding gate of this frame selected (bool), None at the first gate.
         share_B: Realised share of the dense MACs in the preceding frame; about 1 after a flush.
-        flushed_B: Streams whose preceding frame was a flush: their share is none of the policy's. None for none.
+        flushed_B: Streams whose preceding frame was a flush: their share is none of the policy's. None if nobody says.
         memory: What the policy remembers about these streams: tensors with B as first dimension. A policy
             replaces entries (never edits them in place), so that states can be cloned and searched over. A
             stream that joins others has zeros where it remembers nothing yet.

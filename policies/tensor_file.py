@@ -57,7 +57,7 @@ def write_tensors(module: nn.Module, config: Mapping[str, Any], path: Path, like
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata in alphabetical order: the library's order is another one in each process."""
+    """The same file with its metadata in alphabetical order: the library's order is another one at each call."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

@@ -7,7 +7,7 @@ only the product inside of their linear layers is computed by the other library.
 compared with are given the same (`by_onednn`).
 
 oneDNN makes a kernel for every number of rows and keeps a thousand of them, which take hundreds of megabytes. Packed
-rows are therefore filled up with zeros to one of few numbers (`rounded`), once for all layers of a token-wise part.
+rows are therefore filled up with zeros to one of few numbers (`rounded`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from eventful.families.block import Block
-from eventful.tensor_tree import map_tensors
 
 
 def available() -> bool:
@@ -49,8 +48,7 @@ def by_onednn(call: Callable[[Tensor], Any], packed: bool = False) -> Callable[[
 
     Args:
         call: The function.
-        packed: Whether it is token-wise and takes packed rows (P, D), whose number changes from call to call: they are
-            filled up to a `rounded` number, and what comes out is the same, without the fillers.
+        packed: Whether it takes packed rows (P, D), whose number changes from call to call.
     """
     return _ByOneDnn(call, packed) if available() else call
 
@@ -70,19 +68,28 @@ def rounded(rows: int) -> int:
 
 
 class OneDnnLinear(TorchFunctionMode):
-    """Within this context `F.linear` on float32 CPU tensors goes to oneDNN. Not differentiable."""
+    """Within this context `F.linear` on float32 CPU tensors goes to oneDNN. Not differentiable.
 
-    def __init__(self) -> None:
+    Args:
+        packed: Whether rows (P, D) are filled up to a `rounded` number; what comes out is the same, without them.
+    """
+
+    def __init__(self, packed: bool = False) -> None:
         super().__init__()
-        self._most_rows = most_rows()
+        self._packed, self._most_rows = packed, most_rows()
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is F.linear and not kwargs and _suits(*args):
             x, weight, bias = args if len(args) == 3 else (*args, None)
-            if x.numel() <= self._most_rows * x.shape[-1]:
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            rows = x.shape[0]
+            if x.numel() > self._most_rows * x.shape[-1]:
+                return func(*args)
+            missing = rounded(rows) - rows if self._packed and x.dim() == 2 else 0
+            x = F.pad(x, (0, 0, 0, missing)) if missing else x
+            out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            return out[:rows] if missing else out
         return func(*args, **(kwargs or {}))
 
 
@@ -96,13 +103,8 @@ class _ByOneDnn:
         # Autocast multiplies in another type than that of the tokens, which oneDNN would not.
         if torch.is_autocast_enabled("cpu"):
             return self._call(x)
-        rows = len(x)
-        missing = rounded(rows) - rows if self._packed and x.dim() == 2 and rows <= most_rows() else 0
-        with OneDnnLinear():
-            if not missing:
-                return self._call(x)
-            out = self._call(torch.cat([x, x.new_zeros(missing, x.shape[1])]))
-        return map_tensors(out, lambda filled: filled[:rows])
+        with OneDnnLinear(self._packed):
+            return self._call(x)
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Rules at their best: shares that meet budgets, settings that are told, what a trials prefers, the best opponent."""
+"""Rules at their best: shares that meet budgets, settings that are told, what trials prefer, the best opponent."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_rule_is_worded_by_what_it_is_set_to() -> None:
     assert in_words(soft) == "slope=0.3" and in_words(policies.KeySimilarity(table)) == "calibrated"
 
 
-def test_the_tuner_takes_the_rule_with_the_least_damage_at_the_budget() -> None:
+def test_trials_take_the_rule_with_the_least_damage_at_the_budget() -> None:
     tried = trials(WatchedSquares())
     layout = tried.model.layout(tried.frames[0])
     r = layout.count(0.3)

@@ -58,7 +58,8 @@ def test_packed_rows_have_few_sizes_and_the_numbers_of_their_own() -> None:
     with torch.no_grad(), Sizes():
         for rows in range(1, 300, 9):
             x = torch.randn(rows, 24)
-            out = onednn.by_onednn(layer, packed=True)(x)
+            with OneDnnLinear(packed=True):
+                out = layer(x)
             assert out.shape == (rows, 36) and out.is_contiguous()
             torch.testing.assert_close(out, layer(x), atol=1e-5, rtol=0)
     assert sizes == {onednn.rounded(rows) for rows in range(1, 300, 9)}
@@ -96,7 +97,7 @@ def test_without_avx512_only_few_rows_are_multiplied_by_it(
 ) -> None:
     layer, x = nn.Linear(24, 36), torch.randn(shape)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    with torch.no_grad(), Products() as products, OneDnnLinear():
+    with torch.no_grad(), Products() as products, OneDnnLinear(packed=True):
         torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
     assert products.count == 2 * by_onednn
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from envs.episodes import log_uniform
 from envs.task import Clip, Target
 from eventful import StreamState
+from eventful.stream_checks import begin_anew
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class StreamBatch:
 
 
 def begin(state: StreamState | None, batch: Batch) -> StreamState | None:
-    """Marks the streams whose clip begins with this frame, so that they are flushed."""
+    """Lets the streams whose clip begins with this frame begin anew."""
     if state is not None:
-        state.flush_B = batch.first_B.to(state.flush_B.device)
+        begin_anew(state, batch.first_B.nonzero().flatten().tolist())
     return state
