@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import safetensors.torch
 import torch
 
 from eventful.disk import full, replaced
@@ -107,8 +106,8 @@ class Steps:
         """Puts itself around the functions that write; to be called in the child."""
         self._notes = None if self._path is None else self._path.open("a", buffering=1)
         self._wherever(full.append, "append", _half_appended)
-        self._wherever(safetensors.torch.save_file, "save_file", _half_file)
         torch.save = self._around(torch.save, "torch.save", _half_file)
+        Path.write_bytes = self._around(Path.write_bytes, "write_bytes", _half_bytes)  # type: ignore[method-assign]
         Path.write_text = self._around(Path.write_text, "write_text", _half_text)  # type: ignore[method-assign]
         replaced._exchange = self._around(replaced._exchange, "exchange")
         for owner, name in ((os, "replace"), (os, "rename"), (shutil, "rmtree"), (os, "fsync")):
@@ -153,6 +152,10 @@ def _half_appended(function: Any, path: Path, text: str, **_: Any) -> None:
 
 def _half_text(function: Any, path: Path, text: str = "", **options: Any) -> None:
     function(path, text[: len(text) // 2], **options)
+
+
+def _half_bytes(function: Any, path: Path, data: bytes) -> None:
+    function(path, data[: len(data) // 2])
 
 
 def _half_file(function: Any, tensors: Any, path: Path, *args: Any, **kwargs: Any) -> None:
